@@ -1,0 +1,56 @@
+"""Values that cross the borders of the wings: environment results, transitions."""
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+PyTree = Any
+
+
+class ChunkResult(NamedTuple):
+    """What one action chunk did to `n` environments."""
+
+    obs: np.ndarray  # [n, Do] float32, normalised, after the chunk's last control step
+    reward: np.ndarray  # [n, Ta] float32, the environment's own reward per control step
+    success: np.ndarray  # [n, Ta] bool, the environment's own success per control step
+    fault: np.ndarray  # [n] bool, physics broke inside this chunk: the episode has failed
+
+
+class VectorEnv(Protocol):
+    """Several environments stepped by action chunks; never resets by itself."""
+
+    num_envs: int
+    obs_dim: int
+    action_dim: int
+    chunk_len: int
+    max_episode_env_steps: int
+
+    def reset(self, indices: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        """Starts an episode in each named environment; returns obs `[n, Do]`."""
+
+    def step(self, indices: np.ndarray, actions: np.ndarray) -> ChunkResult:
+        """Runs `actions [n, Ta, Da]` (normalised) in the named environments."""
+
+    def close(self) -> None:
+        """Ends the threads and frees the simulators."""
+
+
+class Transition(NamedTuple):
+    """One action chunk as the learner sees it; every field has leading batch axes."""
+
+    obs: Any  # [..., Do] float32, normalised
+    action: Any  # [..., Ta * Da] float32, normalised, flattened chunk
+    reward: Any  # [...] float32, sum over the chunk of (reward - reward_offset)
+    next_obs: Any  # [..., Do] float32; the terminal observation at an episode's end
+    done: Any  # [...] float32, 1 where the episode ended (no bootstrap)
+
+
+class EpisodeResult(NamedTuple):
+    """One finished episode."""
+
+    seed: int  # seed of the episode's reset
+    success_any: bool  # some control step was successful (robosuite's success)
+    success_chunk: bool  # all control steps of some chunk were (published success)
+    episode_return: float  # sum of (reward - reward_offset) over all control steps
+    length: int  # control steps
+    fault: bool  # physics broke; counted as a failure
