@@ -1,0 +1,164 @@
+"""Steps environments with any policy and keeps the books of their episodes."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from dynvgd_jax.types import ChunkResult, EpisodeResult, Transition, VectorEnv
+
+# (obs [n, Do], seeds [n] uint32, chunk_index [n] int32) -> chunk [n, Ta, Da]
+ActFn = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+# Streams of episode seeds: training with seed 1 never sees an episode of evaluation
+# with seed 1.
+TRAIN_STREAM, EVAL_STREAM = 0, 1
+
+
+def episode_seed(stream: int, seed: int, episode: int) -> int:
+    """Returns the reset seed, below 2**31, of a stream's `episode`-th episode.
+
+    Counted in the order in which episodes start, so that episode 17 is the same episode
+    however many environments run side by side.
+    """
+    sequence = np.random.SeedSequence([stream, seed, episode])
+    return int(sequence.generate_state(1)[0] >> 1)
+
+
+def chunk_reward(reward: np.ndarray, reward_offset: float) -> np.ndarray:
+    """Returns the learner's reward `[n]`: the chunk's sum of `reward - offset`."""
+    return np.sum(reward - reward_offset, axis=1, dtype=np.float64).astype(np.float32)
+
+
+class Books(NamedTuple):
+    """Running totals of the episodes under way, one entry an environment."""
+
+    episode: np.ndarray  # [N] int64, number of the episode, -1 before the first
+    seed: np.ndarray  # [N] uint32, its reset seed
+    chunks: np.ndarray  # [N] int32, chunks executed so far
+    episode_return: np.ndarray  # [N] float64, sum of (reward - offset)
+    success_any: np.ndarray  # [N] bool
+    success_chunk: np.ndarray  # [N] bool
+
+    @classmethod
+    def empty(cls, num_envs: int) -> "Books":
+        return cls(
+            episode=np.full(num_envs, -1, np.int64),
+            seed=np.zeros(num_envs, np.uint32),
+            chunks=np.zeros(num_envs, np.int32),
+            episode_return=np.zeros(num_envs, np.float64),
+            success_any=np.zeros(num_envs, bool),
+            success_chunk=np.zeros(num_envs, bool),
+        )
+
+    def open(self, index: int, episode: int, seed: int) -> None:
+        """Starts the books of a new episode in environment `index`."""
+        self.episode[index], self.seed[index], self.chunks[index] = episode, seed, 0
+        self.episode_return[index] = 0.0
+        self.success_any[index] = self.success_chunk[index] = False
+
+    def enter(self, indices: np.ndarray, result: ChunkResult, offset: float) -> None:
+        """Adds one chunk of the environments `indices` to their books."""
+        self.chunks[indices] += 1
+        self.episode_return[indices] += chunk_reward(result.reward, offset)
+        self.success_any[indices] |= result.success.any(axis=1)
+        self.success_chunk[indices] |= result.success.all(axis=1)
+
+    def close(self, index: int, chunk_len: int, fault: bool) -> EpisodeResult:
+        """Returns the finished episode; one whose physics broke has failed."""
+        return EpisodeResult(
+            seed=int(self.seed[index]),
+            success_any=bool(self.success_any[index]) and not fault,
+            success_chunk=bool(self.success_chunk[index]) and not fault,
+            episode_return=float(self.episode_return[index]),
+            length=int(self.chunks[index]) * chunk_len,
+            fault=bool(fault),
+        )
+
+
+def run_episodes(
+    env: VectorEnv, act_fn: ActFn, seeds: np.ndarray, reward_offset: float = 1.0
+) -> Iterator[EpisodeResult]:
+    """Yields one result per seed, in the order of `seeds`, waves of `num_envs` at a time.
+
+    Every call of `act_fn` sees `num_envs` rows, so that it compiles once: in the last
+    wave the missing rows repeat the first one and their chunks are not executed.
+    """
+    limit = max_chunks(env)
+    for start in range(0, len(seeds), env.num_envs):
+        wave = np.asarray(seeds[start : start + env.num_envs], np.uint32)
+        books = Books.empty(env.num_envs)
+        for index, seed in enumerate(wave):
+            books.open(index, start + index, int(seed))
+        rows = np.arange(len(wave))
+        padded = np.concatenate([rows, np.zeros(env.num_envs - len(wave), int)])
+        obs = env.reset(rows, wave.astype(np.int64))
+        alive = np.ones(len(wave), bool)
+        for chunk_index in range(limit):
+            chunk_indices = np.full(env.num_envs, chunk_index, np.int32)
+            chunks = np.asarray(act_fn(obs[padded], wave[padded], chunk_indices))
+            running = rows[alive]
+            result = env.step(running, chunks[running])
+            books.enter(running, result, reward_offset)
+            obs[running] = result.obs
+            alive[running[result.fault]] = False
+            if not alive.any():
+                break
+        for index in rows:
+            yield books.close(index, env.chunk_len, fault=not alive[index])
+
+
+def max_chunks(env: VectorEnv) -> int:
+    """Returns the chunks of one episode; the last may run past the time limit."""
+    return -(-env.max_episode_env_steps // env.chunk_len)
+
+
+class Collector:
+    """Training rollouts: steps all environments, resets those that end.
+
+    Holds the state that a resumed run needs (`books`, `obs`, `next_episode`).
+    """
+
+    def __init__(self, env: VectorEnv, run_seed: int, reward_offset: float):
+        self.env = env
+        self.run_seed = run_seed
+        self.reward_offset = reward_offset
+        self.books = Books.empty(env.num_envs)
+        self.next_episode = 0
+        self.obs = np.zeros((env.num_envs, env.obs_dim), np.float32)
+        self._reset(np.arange(env.num_envs))
+
+    def _reset(self, indices: np.ndarray) -> None:
+        for index in indices:
+            seed = episode_seed(TRAIN_STREAM, self.run_seed, self.next_episode)
+            self.books.open(index, self.next_episode, seed)
+            self.next_episode += 1
+        seeds = self.books.seed[indices].astype(np.int64)
+        self.obs[indices] = self.env.reset(indices, seeds)
+
+    def step(self, chunks: np.ndarray) -> tuple[Transition, list[EpisodeResult]]:
+        """Executes `chunks [N, Ta, Da]`; returns N transitions and finished episodes.
+
+        The time limit is stored as `done`, as the published code does; the next
+        observation of an episode's end is the terminal one.
+        """
+        everyone = np.arange(self.env.num_envs)
+        result = self.env.step(everyone, chunks)
+        self.books.enter(everyone, result, self.reward_offset)
+        done = (self.books.chunks >= max_chunks(self.env)) | result.fault
+        transition = Transition(
+            obs=self.obs.copy(),
+            action=chunks.reshape(len(chunks), -1).astype(np.float32),
+            reward=chunk_reward(result.reward, self.reward_offset),
+            next_obs=result.obs.copy(),
+            done=done.astype(np.float32),
+        )
+        self.obs = result.obs.copy()
+        ended = [
+            self.books.close(i, self.env.chunk_len, bool(result.fault[i]))
+            for i in np.flatnonzero(done)
+        ]
+        if done.any():
+            self._reset(np.flatnonzero(done))
+        return transition, ended

@@ -1,0 +1,71 @@
+"""The critics: N independent Q networks as one vmapped Flax module."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dynvgd_jax.types import PyTree
+
+LAYER_NORM_EPS = 1e-5
+
+
+def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's default Linear initialiser: uniform in +-1/sqrt(fan_in)."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Critic(nn.Module):
+    """One Q network: `depth` times Linear, LayerNorm, Tanh, then Linear(1)."""
+
+    width: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
+        """Returns Q `[B]` of `obs [B, Do]` and flattened chunks `action [B, Ta*Da]`."""
+        hidden = jnp.concatenate([obs, action], axis=-1)
+        for _ in range(self.depth):
+            hidden = self._dense(hidden, self.width)
+            # The two-pass variance, as PyTorch computes it: E[x^2] - E[x]^2 loses digits.
+            norm = nn.LayerNorm(epsilon=LAYER_NORM_EPS, use_fast_variance=False)
+            hidden = nn.tanh(norm(hidden))
+        return self._dense(hidden, 1)[..., 0]
+
+    def _dense(self, x: jax.Array, features: int) -> jax.Array:
+        init = uniform_fan_in(x.shape[-1])
+        return nn.Dense(features, kernel_init=init, bias_init=init)(x)
+
+
+class CriticEnsemble(nn.Module):
+    """`num` critics with their own parameters; every leaf has a leading axis `num`."""
+
+    num: int = 4
+    width: int = 2048
+    depth: int = 3
+
+    @nn.compact
+    def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
+        """Returns Q `[num, B]`."""
+        stacked = nn.vmap(
+            Critic,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=None,
+            out_axes=0,
+            axis_size=self.num,
+        )
+        return stacked(self.width, self.depth, name="critics")(obs, action)
+
+
+def init_ensemble(
+    ensemble: CriticEnsemble, key: jax.Array, obs_dim: int, flat_action_dim: int
+) -> PyTree:
+    """Returns fresh parameters of `ensemble`."""
+    return ensemble.init(key, jnp.zeros((1, obs_dim)), jnp.zeros((1, flat_action_dim)))

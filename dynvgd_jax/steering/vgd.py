@@ -1,0 +1,207 @@
+"""Dynamic VGD and VGD: acting and the training call, as pure functions.
+
+`make_vgd` binds the static sizes and choices; everything it returns takes its state and
+gives it back. `train.py` compiles them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dynvgd_jax.diffusion.sampler import ddim_decode
+from dynvgd_jax.diffusion.schedule import DDIMSchedule
+from dynvgd_jax.steering import replay as replay_lib
+from dynvgd_jax.steering import td
+from dynvgd_jax.steering.ensemble import CriticEnsemble, init_ensemble
+from dynvgd_jax.steering.guidance import (
+    Guidance,
+    first_guided_step,
+    make_guide_fn,
+    summarise,
+)
+from dynvgd_jax.steering.replay import ReplayState
+from dynvgd_jax.steering.td import CriticState, TdConfig
+from dynvgd_jax.types import PyTree, Transition
+
+
+class LearnerState(NamedTuple):
+    """Everything that changes while learning."""
+
+    critic: CriticState
+    td_error: (
+        jax.Array
+    )  # [] float32, mean |Q - y| of the previous training call, Q units
+    num_updates: jax.Array  # [] int32, gradient steps so far
+
+
+class VgdConfig(NamedTuple):
+    """Static choices of the method."""
+
+    guidance: Guidance
+    td: TdConfig
+    learning_rate: float
+    batch_size: int  # transitions per gradient step
+    utd: int  # gradient steps per training call
+    guidance_warmup_updates: int = 0  # gradient steps over which lambda ramps up
+    weight_warmup_env_steps: int = 0  # control steps before w is applied
+
+
+class Vgd(NamedTuple):
+    """The method's pure functions, see `make_vgd` for their arguments."""
+
+    init: Callable[..., LearnerState]
+    act: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+    update: Callable[..., tuple[LearnerState, ReplayState, dict[str, jax.Array]]]
+
+
+def make_vgd(
+    config: VgdConfig,
+    ensemble: CriticEnsemble,
+    schedule: DDIMSchedule,
+    make_eps_fn: Callable[[PyTree], Callable],
+    obs_dim: int,
+    chunk_shape: tuple[int, int],
+) -> Vgd:
+    """Returns `Vgd(init, act, update)`.
+
+    - `init(key) -> LearnerState`
+    - `act(state, policy_params, obs [B, Do], noise [B, Ta, Da], env_steps) ->
+      (chunk [B, Ta, Da], guide/* scalars)`: the guided decode of exactly that noise.
+    - `update(state, replay, policy_params, fresh, key, env_steps) -> (state, replay,
+      train/* scalars)`: stores the transitions `fresh`, then takes `utd` gradient steps,
+      each on its own batch.
+
+    Args:
+      config: static choices.
+      ensemble: the critic module.
+      schedule: DDIM schedule with K steps.
+      make_eps_fn: policy parameters -> `eps_fn(x, t, obs)`.
+      obs_dim: Do.
+      chunk_shape: (Ta, Da).
+
+    Raises:
+      UserError: `guidance.last_k` does not fit the schedule.
+    """
+    ddim_steps = len(schedule.t)
+    guide_from_k = first_guided_step(config.guidance, ddim_steps)
+    flat_dim = chunk_shape[0] * chunk_shape[1]
+    optimizer = td.make_optimizer(config.learning_rate)
+
+    def init(key: jax.Array) -> LearnerState:
+        params = init_ensemble(ensemble, key, obs_dim, flat_dim)
+        # The target starts as a copy: donated buffers must not be shared.
+        target_params = jax.tree.map(jnp.copy, params)
+        critic = CriticState(params, target_params, optimizer.init(params))
+        return LearnerState(critic, jnp.zeros(()), jnp.zeros((), jnp.int32))
+
+    def lambda_base(num_updates: jax.Array) -> jax.Array:
+        scale = jnp.float32(config.guidance.scale)
+        if config.guidance_warmup_updates:
+            scale *= jnp.minimum(num_updates / config.guidance_warmup_updates, 1.0)
+        return scale
+
+    def guided_decode(
+        params, td_error, num_updates, eps_fn, x, obs, env_steps, first_k
+    ):
+        scale = lambda_base(num_updates)
+        weight_on = env_steps >= config.weight_warmup_env_steps
+        q_fn = lambda obs, flat: ensemble.apply(params, obs, flat)  # noqa: E731
+        guide_fn = make_guide_fn(
+            config.guidance, ddim_steps, q_fn, td_error, scale, weight_on
+        )
+        x0, stats = ddim_decode(
+            eps_fn,
+            schedule,
+            x,
+            obs,
+            first_k=first_k,
+            guide_fn=guide_fn,
+            guide_from_k=guide_from_k,
+        )
+        return x0, stats, q_fn, scale
+
+    def act(state, policy_params, obs, noise, env_steps):
+        x0, stats, q_fn, scale = guided_decode(
+            state.critic.params,
+            state.td_error,
+            state.num_updates,
+            make_eps_fn(policy_params),
+            noise,
+            obs,
+            env_steps,
+            first_k=0,
+        )
+        return x0, summarise(stats, obs, q_fn, config.guidance, scale)
+
+    def update(state, replay, policy_params, fresh: Transition, key, env_steps):
+        replay = replay_lib.add(replay, fresh)
+        sample_key, noise_key = jax.random.split(key)
+        shape = (config.utd, config.batch_size)
+        batches = replay_lib.sample(replay, sample_key, shape)
+        noise = jax.random.normal(noise_key, (*shape, *chunk_shape))
+        eps_fn = make_eps_fn(policy_params)
+
+        # Before the first guided step the decode does not depend on the critics: one
+        # large batch outside the scan instead of `utd` small ones inside.
+        x_prefix, _ = ddim_decode(
+            eps_fn,
+            schedule,
+            noise.reshape(-1, *chunk_shape),
+            batches.next_obs.reshape(-1, obs_dim),
+            end_k=guide_from_k,
+        )
+
+        def one_step(carry, batch_and_x):
+            critic, num_updates = carry
+            batch, x = batch_and_x
+            next_chunk, *_ = guided_decode(
+                critic.params,
+                state.td_error,
+                num_updates,
+                eps_fn,
+                x,
+                batch.next_obs,
+                env_steps,
+                first_k=guide_from_k,
+            )
+            next_action = next_chunk.reshape(config.batch_size, flat_dim)
+            critic, metrics = td.gradient_step(
+                ensemble, optimizer, critic, batch, next_action, config.td
+            )
+            return (critic, num_updates + 1), metrics
+
+        (critic, num_updates), metrics = jax.lax.scan(
+            one_step,
+            (state.critic, state.num_updates),
+            (batches, x_prefix.reshape(*shape, *chunk_shape)),
+        )
+        metrics = jax.tree.map(jnp.mean, metrics)
+        state = LearnerState(critic, metrics["train/td_error_mean"], num_updates)
+        return state, replay, metrics
+
+    return Vgd(init, act, update)
+
+
+def start_noise(
+    kind: str, key: jax.Array, seeds: jax.Array, chunk_index: jax.Array, chunk_shape
+) -> jax.Array:
+    """Returns the start noise `[B, Ta, Da]` of chunk `chunk_index [B]` of each episode.
+
+    It depends on the episode's seed `[B]` (uint32) and the chunk's number alone, not on
+    how many environments run side by side. `kind` is a key of START_NOISES.
+    """
+
+    def one(seed, index):
+        episode_key = jax.random.fold_in(jax.random.fold_in(key, seed), index)
+        return jax.random.normal(episode_key, chunk_shape)
+
+    return START_NOISES[kind](jax.vmap(one)(seeds, chunk_index))
+
+
+# Published acting starts from tanh(randn), TD targets and the base policy from randn.
+START_NOISES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "tanh_randn": jnp.tanh,
+    "randn": lambda noise: noise,
+}
