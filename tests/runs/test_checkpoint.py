@@ -1,0 +1,158 @@
+"""Checkpoints come back bit for bit, or a UserError says why not."""
+
+import json
+import threading
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dynvgd_jax.errors import UserError
+from dynvgd_jax.runs.checkpoint import CheckpointStore, restore_tree, save_tree
+
+
+class Counters(NamedTuple):
+    updates: jax.Array
+    control_steps: int
+
+
+def make_tree(scale=1.0):
+    params = {"Dense_0": {"kernel": jnp.full((2, 3), scale), "bias": jnp.zeros(3)}}
+    return {
+        "params": params,
+        # chain(...) holds EmptyState, a NamedTuple without leaves
+        "opt_state": optax.chain(optax.clip(1.0), optax.adam(1e-3)).init(params),
+        "td_error": jnp.float32(7.5),
+        "half": jnp.ones(2, jnp.bfloat16),
+        "seeds": np.arange(4, dtype=np.int64),
+        "nothing": np.zeros((0, 5), np.float32),
+        "counters": Counters(jnp.int32(3), 2**40),
+    }
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert type(x) is type(y)
+        assert np.asarray(x).dtype == np.asarray(y).dtype
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def test_round_trip_keeps_structure_types_and_bits(tmp_path):
+    tree = make_tree(1 / 3)
+    save_tree(tmp_path / "a", tree)
+    assert_same(restore_tree(tmp_path / "a", make_tree()), tree)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
+
+
+def test_template_may_be_abstract(tmp_path):
+    params = {"w": jnp.arange(3.0)}
+    save_tree(tmp_path / "a", params)
+    template = jax.eval_shape(lambda: {"w": jnp.zeros(3)})
+    restored = restore_tree(tmp_path / "a", template)
+    assert isinstance(restored["w"], jax.Array)
+    np.testing.assert_array_equal(restored["w"], [0.0, 1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop("half"), ["unexpected: half"]),
+        (lambda t: t.update(extra=jnp.zeros(1)), ["missing: extra"]),
+        (
+            lambda t: t["params"]["Dense_0"].update(kernel=jnp.zeros((3, 2))),
+            ["params/Dense_0/kernel", "float32[2, 3]", "expected float32[3, 2]"],
+        ),
+        (lambda t: t.update(half=jnp.ones(2)), ["bfloat16[2]", "expected float32[2]"]),
+        (lambda t: t.update(seeds=1.0), ["int64[4]", "expected float64[]"]),
+    ],
+)
+def test_other_keys_shapes_and_dtypes_are_named(tmp_path, change, words):
+    save_tree(tmp_path / "a", make_tree())
+    template = make_tree()
+    change(template)
+    with pytest.raises(UserError) as caught:
+        restore_tree(tmp_path / "a", template)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_incomplete_and_existing_folders(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint at"):
+        restore_tree(tmp_path / "none", make_tree())
+    (tmp_path / "half").mkdir()
+    with pytest.raises(UserError, match=r"manifest\.json is missing"):
+        restore_tree(tmp_path / "half", make_tree())
+    with pytest.raises(UserError, match="exists already"):
+        save_tree(tmp_path / "half", make_tree())
+
+
+def test_every_truncated_or_flipped_file_is_noticed(tmp_path):
+    tree = {"w": jnp.arange(300.0), "b": jnp.ones(2)}
+    save_tree(tmp_path / "a", tree)
+    files = sorted(p for p in (tmp_path / "a").rglob("*") if p.is_file())
+    for file in files:
+        good = file.read_bytes()
+        middle = len(good) // 2
+        flipped = good[:middle] + bytes([good[middle] ^ 0x5A]) + good[middle + 1 :]
+        for bad in (b"", good[:middle], flipped, None):
+            if bad is None:
+                file.unlink()
+            else:
+                file.write_bytes(bad)
+            if file.name == "manifest.json" and bad == flipped:
+                bad = b"[" + good
+                file.write_bytes(bad)
+            with pytest.raises(UserError) as caught:
+                restore_tree(tmp_path / "a", tree)
+            assert "\n" not in str(caught.value)
+            file.write_bytes(good)
+    assert_same(restore_tree(tmp_path / "a", tree), tree)
+
+
+def test_a_hand_edited_manifest_is_refused(tmp_path):
+    save_tree(tmp_path / "a", {"w": jnp.ones(2)})
+    manifest = tmp_path / "a" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["leaves"]["w"]["dtype"] = "int32"
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"int32\[2\], expected float32\[2\]"):
+        restore_tree(tmp_path / "a", {"w": jnp.ones(2)})
+    with pytest.raises(UserError, match=r"float32\[2\], expected int32\[2\]"):
+        restore_tree(tmp_path / "a", {"w": jnp.ones(2, jnp.int32)})
+    content["sha256"]["_METADATA"] = "0"
+    content["leaves"]["w"]["dtype"] = "float32"
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="_METADATA missing or not as saved"):
+        restore_tree(tmp_path / "a", {"w": jnp.ones(2)})
+
+
+def test_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_tree(tmp_path / "a", {"w": jnp.ones(2)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_store_keeps_the_last_two_and_no_threads(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints")
+    assert store.latest() is None
+    with pytest.raises(UserError, match="no checkpoint 5"):
+        store.restore(5, {"w": jnp.ones(1)})
+    for step in (800, 9_600, 48_000):  # 9600 > 800 as numbers, not as text
+        store.save(step, {"w": jnp.full(1, float(step))})
+    (tmp_path / "checkpoints" / ".99999.partial").mkdir()
+    assert store.steps() == [9_600, 48_000]
+    assert store.latest() == 48_000
+    assert store.restore(9_600, {"w": jnp.ones(1)})["w"] == 9_600.0
+    before = threading.active_count()
+    for step in range(50_000, 50_005):
+        store.save(step, {"w": jnp.zeros(1)})
+    assert threading.active_count() <= before
