@@ -1,0 +1,141 @@
+"""Every field of a training run with its unit and source; task files differ from this.
+
+"Published" is Dynamic VGD's PyTorch code. Control steps are counted over all training
+environments together (20 a simulated second in each); one vector step is one action
+chunk, that is 4 control steps (Transport 8), in every environment.
+"""
+
+from ml_collections import ConfigDict
+
+from dynvgd_jax.config_check import apply_preset
+
+
+def get_config() -> ConfigDict:
+    """Returns the fields shared by all tasks, with Can's published values."""
+    config = ConfigDict()
+
+    # What launch.py runs: "train", "pretrain" or "demos".
+    config.job = "train"
+    # "lift", "can", "square" or "transport" (robosuite 1.4.1).
+    config.task = "can"
+    # "dynvgd": guidance weighted by the critics' uncertainty; "vgd": fixed weight;
+    # "base": no guidance.
+    config.method = "dynvgd"
+    # The frozen diffusion policy: "builtin" or a folder that pretrain wrote.
+    config.base_policy = "builtin"
+    # DDIM steps of every decode, at most the policy's training timesteps (20 or 100).
+    config.ddim_steps = 8
+    # Seed of everything that is drawn in training.
+    config.seed = 0
+
+    # Budget in control steps. Published.
+    config.total_env_steps = 20_000_000
+    # Training environments. Published.
+    config.num_envs = 8
+    # Control steps by the unguided policy before the first training call. Published as
+    # 1501 vector steps: 1501 x 8 environments x 4.
+    config.first_rollout_env_steps = 48_032
+    # Start noise of acting: "tanh_randn" as published, or "randn". TD targets always
+    # start from randn, as published.
+    config.acting_noise = "tanh_randn"
+    # Subtracted from the environment's reward at every control step. Published.
+    config.reward_offset = 1.0
+
+    # Gradient steps per training call; one call follows every vector step. Published.
+    config.utd = 20
+    # Transitions per gradient step. Published.
+    config.batch_size = 512
+    # Adam's step size, constant. Published.
+    config.learning_rate = 5e-4
+    # Discount per action chunk. Published.
+    config.gamma = 0.999
+    # Polyak step of the target critics after every gradient step. Published.
+    config.target_tau = 0.005
+    # TD targets are clipped to +- this; 0 clips nothing (as VGD does). Published.
+    config.target_clip = 400.0
+    # Target critics combined by "min" (published) or "mean".
+    config.target_reduce = "min"
+
+    config.critic = ConfigDict()
+    # Independent critics: Dynamic VGD 4, VGD 2. Published.
+    config.critic.num = 4
+    # Hidden units per layer. Published.
+    config.critic.width = 2048
+    # Hidden layers, each Linear, LayerNorm, Tanh. Published.
+    config.critic.depth = 3
+
+    config.guidance = ConfigDict()
+    # lambda: size of the step along the value gradient, in normalised action units per
+    # unit of gradient. Published.
+    config.guidance.scale = 0.005
+    # Guided DDIM steps, counted from the last; 0 guides all of them. Published.
+    config.guidance.last_k = 3
+    # Factor of lambda at DDIM step k of K: "linear" (k+1)/K, "cosine"
+    # 0.5 - 0.5 cos(pi (k+1)/K), "off" 1. The published YAML says `off`, unquoted, which
+    # YAML reads as false, so the published runs used "linear"; this follows the runs.
+    config.guidance.time_anneal = "linear"
+    # Critics under the gradient combined by "min" (published) or "mean".
+    config.guidance.reduce = "min"
+    # w = clip(exp(-beta std(Q) / c_local) exp(-beta td / c_global), 1e-3, 1), where td
+    # is the last training call's mean |Q - y|. Unused by method "vgd". Published.
+    config.guidance.beta = 1.0
+    # Scale of the critics' standard deviation, in units of Q. Published.
+    config.guidance.c_local = 5.0
+    # Scale of the TD error, in units of Q. Published.
+    config.guidance.c_global = 100.0
+    # Gradient steps over which lambda rises from 0. Published (0: none).
+    config.guidance.warmup_updates = 0
+    # Control steps before which w = 1. Published (0: none).
+    config.guidance.weight_warmup_env_steps = 0
+
+    config.replay = ConfigDict()
+    # Transitions (action chunks) kept, oldest overwritten first. Published; memory is
+    # reserved for what total_env_steps can fill, no more.
+    config.replay.capacity = 10_000_000
+
+    config.eval = ConfigDict()
+    # Episodes per evaluation, each with its own fixed seed. Published.
+    config.eval.episodes = 200
+    # Control steps between evaluations. Published as 1000 vector steps: x 8 x 4.
+    config.eval.every_env_steps = 32_000
+    # Evaluation environments; results do not depend on it. Published.
+    config.eval.num_envs = 25
+    # Chooses the fixed list of episode seeds; the same list whatever `seed` is.
+    config.eval.seed = 0
+    # Start noises of the base policy's evaluation before training; the steered policy
+    # is evaluated with acting_noise, so that one belongs among them.
+    config.eval.noises = ("tanh_randn", "randn")
+
+    config.checkpoint = ConfigDict()
+    # Control steps between checkpoints; the last two are kept. Our choice.
+    config.checkpoint.every_env_steps = 32_000
+
+    config.log = ConfigDict()
+    # Control steps between TensorBoard points, each an average. Our choice.
+    config.log.every_env_steps = 1_600
+
+    config.env = ConfigDict()
+    # "compiled": our control step, equal to robosuite's and about 5 times as fast;
+    # "robosuite": robosuite's own.
+    config.env.engine = "compiled"
+    # Threads that step environments; 0 uses every core. Results do not depend on it.
+    config.env.num_threads = 0
+
+    return config
+
+
+def with_preset(config: ConfigDict, preset: str) -> ConfigDict:
+    """Returns `config` scaled by `preset`; UserError names the known ones."""
+    return apply_preset(config, preset, {"quick": _quick})
+
+
+def _quick(config: ConfigDict) -> None:
+    """A run for two CPU cores: less than an hour, small critics, fewer updates."""
+    config.total_env_steps = 48_000
+    config.first_rollout_env_steps = 9_600
+    config.utd = 5
+    config.batch_size = 256
+    config.critic.width = 256
+    config.eval.every_env_steps = 24_000
+    config.checkpoint.every_env_steps = 24_000
+    config.log.every_env_steps = 960

@@ -1,0 +1,11 @@
+"""Dynamic VGD on Can with 8 DDIM steps, as published."""
+
+from configs import base
+
+
+def get_config(preset: str = ""):
+    """Returns the run's configuration; presets: "" (published size), "quick"."""
+    config = base.get_config()
+    config.task = "can"
+    config.ddim_steps = 8
+    return base.with_preset(config, preset)

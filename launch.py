@@ -1,0 +1,183 @@
+r"""Runs one job: training, pre-training or demonstrations, as its configuration says.
+
+  python launch.py --config=configs/square_ddim8.py
+  python launch.py --config=configs/square_ddim8.py:quick --config.seed=1
+  python launch.py --config=configs/can_ddim8.py --workdir=runs/wide \
+      --config.critic.width=4096
+
+--config   a file in configs/, optionally with a preset behind a colon
+--config.* any field of that file (configs/base.py explains them)
+--workdir  where results go; must be new or empty. Default: runs/<config>-seed<seed>,
+           for demonstrations data/<task>
+
+Mistakes are answered with one line on stderr and exit code 2.
+"""
+
+import importlib.util
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+
+# Read by XLA and MuJoCo when they are imported: no chatter, no OpenGL context.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MUJOCO_GL", "disabled")
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from dynvgd_jax import config_check
+from dynvgd_jax.errors import UserError
+
+CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(?:=.*)?", re.DOTALL)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the job that `argv` names and returns the exit code."""
+    if {"-h", "--help", "-help"} & set(argv[1:]):
+        print(__doc__ + f"\nConfigurations: {', '.join(_config_files())}")
+        return 0
+    try:
+        config, workdir = parse(argv)
+        run_job(config, workdir)
+    except UserError as error:
+        print(f"launch.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("launch.py: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
+    """Returns the locked configuration and the run's folder, both checked.
+
+    Raises:
+      UserError: whatever is wrong with the command line or the configuration.
+    """
+    config_flag = _find_config(argv)
+    original = load_config(config_flag)
+    for argument in argv[1:]:
+        match = _OVERRIDE.fullmatch(argument)
+        if match:
+            config_check.check_field_name(original, match[1])
+
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+        flags.DEFINE_string("workdir", None, "Where results go.", flag_values=values)
+        surplus = values(argv)[1:]
+    except flags.Error as error:
+        raise _explain(error, original) from error
+    if surplus:
+        raise UserError(f"found {surplus[0]!r}, expected only --flag=value arguments")
+    config = values.config
+    config_check.check_choice("job", config.job, config_check.CHOICES["job"])
+    if config.job == "train":
+        config_check.check_train(config)
+    workdir = Path(values.workdir or default_workdir(config_flag, config))
+    check_workdir(workdir)
+    return config, workdir
+
+
+def load_config(path_and_preset: str) -> ConfigDict:
+    """Returns what `get_config(preset)` of a configuration file gives.
+
+    Raises:
+      UserError: there is no such file, or it cannot be run.
+    """
+    path, _, preset = path_and_preset.partition(":")
+    if not Path(path).is_file():
+        near = config_check.did_you_mean(Path(path).stem, map(_stem, _config_files()))
+        raise UserError(
+            f"no configuration file {path!r}{near}; found {', '.join(_config_files())}"
+        )
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    if spec is None:
+        raise UserError(f"{path!r} is no Python file; expected one such as in configs/")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(preset) if preset else module.get_config()
+    except (SyntaxError, ImportError, LookupError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    except (AttributeError, NameError, TypeError, ValueError) as error:
+        raise UserError(f"{path} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict) or "job" not in config:
+        raise UserError(f"{path}: get_config() gave no ConfigDict with a field 'job'")
+    return config
+
+
+def default_workdir(config_flag: str, config: ConfigDict) -> str:
+    """Returns e.g. `runs/square_ddim8-quick-seed0`, for demonstrations `data/can`."""
+    if config.job == "demos":
+        return f"data/{config.task}"
+    path, _, preset = config_flag.partition(":")
+    name = Path(path).stem + (f"-{preset}" if preset else "")
+    return f"runs/{name}-seed{config.seed}"
+
+
+def check_workdir(workdir: Path) -> None:
+    """Raises UserError unless `workdir` is new or empty and can be written."""
+    try:
+        taken = workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir()))
+    except OSError as error:
+        raise UserError(f"--workdir: {workdir}: {error.strerror}") from error
+    if taken:
+        raise UserError(
+            f"the run folder {workdir} exists and is not empty; nothing was changed; "
+            "remove it or give another with --workdir=FOLDER"
+        )
+    parent = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"--workdir: cannot create {workdir}: {parent} is not writable")
+
+
+def run_job(config: ConfigDict, workdir: Path) -> None:
+    """Hands the run to its module; only now are JAX and the simulator imported."""
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
+    if config.job == "train":
+        from dynvgd_jax.train import train as job
+    elif config.job == "pretrain":
+        from dynvgd_jax.pretrain import pretrain as job
+    else:
+        from dynvgd_jax.demos.collect import run as job
+    job(config, workdir)
+
+
+def _find_config(argv: list[str]) -> str:
+    found = None
+    for index, argument in enumerate(argv[1:], 1):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            found = value if equals else "".join(argv[index + 1 : index + 2])
+    if not found:
+        raise UserError(
+            f"no configuration given; expected --config=FILE, one of "
+            f"{', '.join(_config_files())}"
+        )
+    return found
+
+
+def _config_files() -> list[str]:
+    names = sorted(path.name for path in CONFIG_FOLDER.glob("*.py"))
+    return [f"configs/{n}" for n in names if n not in ("base.py", "__init__.py")]
+
+
+def _stem(path: str) -> str:
+    return Path(path).stem
+
+
+def _explain(error: flags.Error, config: ConfigDict) -> UserError:
+    """Turns absl's complaint about a value into found and expected type."""
+    match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
+    if match and match[1] in config_check.field_names(config):
+        kind = type(config_check.get_field(config, match[1])).__name__
+        return UserError(f"config.{match[1]}: found {match[2]!r}, expected {kind}")
+    return UserError(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

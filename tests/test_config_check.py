@@ -1,0 +1,110 @@
+"""The published numbers in configs/, and what a configuration may not say."""
+
+import importlib
+
+import pytest
+
+from dynvgd_jax import config_check
+from dynvgd_jax.errors import UserError
+
+TRAIN_CONFIGS = [
+    "can_ddim4",
+    "can_ddim8",
+    "square_ddim4",
+    "square_ddim8",
+    "lift_ddim8",
+    "transport_ddim10",
+]
+
+
+def load(name, preset=""):
+    return importlib.import_module(f"configs.{name}").get_config(preset)
+
+
+@pytest.mark.parametrize("name", TRAIN_CONFIGS)
+@pytest.mark.parametrize("preset", ["", "quick"])
+def test_every_configuration_is_valid(name, preset, tmp_path):
+    config = load(name, preset)
+    if config.task == "transport":
+        (tmp_path / "policy.json").touch()
+        config.base_policy = str(tmp_path)
+    config_check.check_train(config)
+    assert name == f"{config.task}_ddim{config.ddim_steps}"
+
+
+# (lambda, last_k, lr, batch, UTD, gamma, envs, first rollouts in vector steps)
+PUBLISHED = {
+    "can_ddim4": (0.005, 3, 5e-4, 512, 20, 0.999, 8, 1501),
+    "can_ddim8": (0.005, 3, 5e-4, 512, 20, 0.999, 8, 1501),
+    "square_ddim4": (0.005, 2, 5e-4, 512, 20, 0.999, 8, 2001),
+    "square_ddim8": (0.005, 3, 5e-4, 512, 20, 0.999, 8, 2001),
+    "lift_ddim8": (0.005, 3, 3e-4, 512, 30, 0.99, 4, 1501),
+    "transport_ddim10": (0.0008, 3, 3e-4, 1024, 20, 0.99, 4, 20001),
+}
+
+
+@pytest.mark.parametrize("name", TRAIN_CONFIGS)
+def test_published_numbers(name):
+    c = load(name)
+    chunk_len = 8 if c.task == "transport" else 4
+    control_steps_per_vector_step = c.num_envs * chunk_len
+    assert PUBLISHED[name] == (
+        c.guidance.scale,
+        c.guidance.last_k,
+        c.learning_rate,
+        c.batch_size,
+        c.utd,
+        c.gamma,
+        c.num_envs,
+        c.first_rollout_env_steps / control_steps_per_vector_step,
+    )
+    assert c.eval.every_env_steps == 1000 * control_steps_per_vector_step
+    assert (c.total_env_steps, c.replay.capacity) == (20_000_000, 10_000_000)
+    assert (c.critic.num, c.critic.width, c.critic.depth) == (4, 2048, 3)
+    assert (c.guidance.beta, c.guidance.c_local, c.guidance.c_global) == (1, 5, 100)
+    assert c.guidance.time_anneal == "linear"  # what ran, not what the YAML says
+
+
+def test_quick_changes_sizes_but_not_the_method():
+    full, quick = load("square_ddim8"), load("square_ddim8", "quick")
+    assert quick.total_env_steps == 48_000 and quick.critic.width == 256
+    assert quick.guidance == full.guidance and quick.gamma == full.gamma
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "stack"}, r"config.task: found 'stack', expected one of lift, can"),
+        ({"guidance.time_anneal": "of"}, "did you mean 'off'"),
+        ({"ddim_steps": 0}, "config.ddim_steps: found 0, expected 1 to 100"),
+        ({"ddim_steps": 2}, "last_k: found 3, expected at most ddim_steps = 2"),
+        ({"gamma": 1.01}, "config.gamma: found 1.01"),
+        ({"gamma": float("nan")}, "config.gamma: found nan"),
+        ({"num_envs": 0}, "config.num_envs"),
+        ({"eval.noises": ()}, "at least one"),
+        ({"eval.noises": ("gauss",)}, "config.eval.noises: found 'gauss'"),
+        ({"eval.noises": ("randn",)}, "same noise"),
+        ({"total_env_steps": 1000}, "more than first_rollout_env_steps = 48032"),
+        ({"task": "transport"}, "no built-in transport policy"),
+        ({"base_policy": "/nowhere"}, "no folder '/nowhere'"),
+        ({"base_policy": "/"}, "holds no policy.json"),
+        ({"seed": "a"}, "config.seed: found 'a', expected int"),
+        ({"guidance.lambda": 1.0}, "nearest is config.guidance."),
+    ],
+)
+def test_nonsense_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        config_check.check_train(config_check.set_fields(load("can_ddim8"), changes))
+
+
+def test_names_of_choices_are_those_of_the_code():
+    from dynvgd_jax.envs.tasks import TASKS
+    from dynvgd_jax.steering.guidance import ANNEALS, REDUCERS
+    from dynvgd_jax.steering.vgd import START_NOISES
+
+    choices = config_check.CHOICES
+    assert set(choices["task"]) == set(TASKS)
+    assert set(choices["guidance.time_anneal"]) == set(ANNEALS)
+    assert set(choices["guidance.reduce"]) == set(REDUCERS)
+    assert set(choices["target_reduce"]) == set(REDUCERS)
+    assert set(choices["acting_noise"]) == set(START_NOISES)

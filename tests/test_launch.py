@@ -1,0 +1,185 @@
+"""The command line: what it accepts, and one clear line for what it does not."""
+
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import launch
+
+ROOT = Path(launch.__file__).parent
+SQUARE = f"--config={ROOT}/configs/square_ddim8.py"
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """An empty working directory, so that default run folders are new."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def jobs(monkeypatch):
+    """Replaces the three jobs by recorders of their arguments."""
+    calls = []
+    for module, function in (
+        ("dynvgd_jax.train", "train"),
+        ("dynvgd_jax.pretrain", "pretrain"),
+        ("dynvgd_jax.demos.collect", "run"),
+    ):
+        fake = types.ModuleType(module)
+
+        def job(config, workdir, module=module):
+            calls.append((module, config, workdir))
+
+        setattr(fake, function, job)
+        monkeypatch.setitem(sys.modules, module, fake)
+    return calls
+
+
+def fail(capsys, *arguments):
+    """Runs launch.py, expects exit code 2 and returns the one line on stderr."""
+    assert launch.main(["launch.py", *arguments]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("launch.py: ") and output.err.count("\n") == 1
+    return output.err
+
+
+def test_overrides_reach_the_job_in_a_locked_config(outside, jobs):
+    code = launch.main(
+        ["launch.py", SQUARE, "--config.critic.width=256", "--config.seed", "7"]
+    )
+    assert code == 0
+    [(module, config, workdir)] = jobs
+    assert module == "dynvgd_jax.train"
+    assert (config.critic.width, config.seed, config.task) == (256, 7, "square")
+    assert workdir == Path("runs/square_ddim8-seed7")
+    assert not workdir.exists()  # the job makes it, once it knows that it can start
+    with pytest.raises(AttributeError):
+        config.critc = 3
+
+
+def test_preset_workdir_and_tuples(outside, jobs):
+    launch.main(["launch.py", SQUARE + ":quick"])
+    launch.main(
+        [
+            "launch.py",
+            SQUARE,
+            "--workdir=elsewhere",
+            "--config.eval.noises=('tanh_randn',)",
+        ]
+    )
+    (_, quick, quick_dir), (_, full, full_dir) = jobs
+    assert quick.critic.width == 256 and full.critic.width == 2048
+    assert quick_dir == Path("runs/square_ddim8-quick-seed0")
+    assert full_dir == Path("elsewhere") and full.eval.noises == ("tanh_randn",)
+
+
+def test_job_field_chooses_the_module(outside, jobs):
+    for job in ("pretrain", "demos"):
+        launch.main(["launch.py", SQUARE, f"--config.job={job}"])
+    assert [module for module, *_ in jobs] == [
+        "dynvgd_jax.pretrain",
+        "dynvgd_jax.demos.collect",
+    ]
+    assert jobs[1][2] == Path("data/square")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["no configuration given", "configs/can_ddim8.py"]),
+        (["--config=configs/sqare_ddim8.py"], ["did you mean 'square_ddim8'"]),
+        (["--config=configs"], ["no configuration file 'configs'"]),
+        ([SQUARE + ":quik"], ["unknown preset 'quik'", "quick"]),
+        ([SQUARE, "--config.critic.widht=3"], ["widht", "config.critic.width"]),
+        ([SQUARE, "--config.width=3"], ["nearest is config.critic.width"]),
+        ([SQUARE, "--config.lr=3"], ["nearest is config.learning_rate"]),
+        ([SQUARE, "--config.bogus", "3"], ["config.bogus: no such field"]),
+        ([SQUARE, "--config.critic=5"], ["group of fields", "config.critic.num"]),
+        ([SQUARE, "--config.seed=abc"], ["seed: found 'abc', expected int"]),
+        ([SQUARE, "--config.seed=1.5"], ["found '1.5', expected int"]),
+        ([SQUARE, "--config.gamma=x"], ["gamma: found 'x', expected float"]),
+        ([SQUARE, "--config.seed"], ["Missing value", "config.seed"]),
+        (["--config.seed=1", SQUARE], ["before a value for --config"]),
+        ([SQUARE, "--wrkdir=a"], ["wrkdir", "Did you mean: workdir"]),
+        ([SQUARE, "stray"], ["found 'stray'"]),
+        ([SQUARE, "--flagfile=/nowhere"], ["flagfile"]),
+        ([SQUARE, "--config.task=scuare"], ["did you mean 'square'"]),
+        ([SQUARE, "--config.method=sac"], ["expected one of dynvgd, vgd, base"]),
+        ([SQUARE, "--workdir=/dev/null"], ["nothing was changed"]),
+        ([SQUARE, "--workdir=/dev/null/x"], ["not writable"]),
+    ],
+)
+def test_mistakes_give_one_line_and_code_2(outside, jobs, capsys, arguments, words):
+    line = fail(capsys, *arguments)
+    for word in words:
+        assert word in line
+    assert jobs == []
+
+
+def test_an_existing_run_is_left_alone(outside, jobs, capsys):
+    run = outside / "runs" / "square_ddim8-seed0"
+    run.mkdir(parents=True)
+    assert launch.main(["launch.py", SQUARE]) == 0  # empty is fine
+    (run / "eval.csv").write_text("kept")
+    assert "nothing was changed" in fail(capsys, SQUARE)
+    assert (run / "eval.csv").read_text() == "kept"
+    assert len(jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("def get_config(:", "cannot be read"),
+        ("import no_such_module", "cannot be read"),
+        ("x = 1", "AttributeError"),
+        ("def get_config(): return 1/'a'", "TypeError"),
+        ("def get_config(): return {}", "no ConfigDict"),
+    ],
+)
+def test_broken_configuration_files(outside, jobs, capsys, text, word):
+    (outside / "mine.py").write_text(text)
+    assert word in fail(capsys, "--config=mine.py")
+
+
+NAMES = ["seed", "gamma", "critic.width", "critic", "eval.noises", "task", "env", "x"]
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@example(name="eval.noises", value="(1,", spaced=False)
+@example(name="seed", value="9" * 40, spaced=True)
+@given(st.sampled_from(NAMES), st.text(max_size=8), st.booleans())
+def test_no_override_gives_a_traceback(name, value, spaced):
+    flag = f"--config.{name}"
+    arguments = [flag, value] if spaced else [f"{flag}={value}"]
+    try:
+        config, _ = launch.parse(["launch.py", SQUARE, *arguments])
+    except launch.UserError:
+        return
+    assert config.job == "train"
+
+
+def test_a_mistake_is_reported_without_heavy_imports(outside):
+    code = (
+        "import sys, launch; code = launch.main(['launch.py', '--config=no.py']);"
+        "heavy = {'jax', 'mujoco', 'robosuite', 'torch', 'numba'} & set(sys.modules);"
+        "sys.exit(code if not heavy else 99)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+def test_help_names_the_configurations(capsys):
+    assert launch.main(["launch.py", "--help"]) == 0
+    assert "configs/square_ddim8.py" in capsys.readouterr().out
