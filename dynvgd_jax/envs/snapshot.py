@@ -77,7 +77,10 @@ def write_controllers(env: Any, state: dict[str, np.ndarray]) -> None:
         control.initial_joint = state["rest_joint"][i].copy()
         control.new_update = bool(state["fresh"][i])
         for name in _READINGS:
-            setattr(control, name, state[f"reading_{name}"][i].copy())
+            # same memory order as robosuite's own array: BLAS rounds differently else
+            reading = np.empty_like(getattr(control, name))
+            reading[...] = state[f"reading_{name}"][i]
+            setattr(control, name, reading)
         robot.gripper.current_action = state["grip"][i].copy()
 
 
