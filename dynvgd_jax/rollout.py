@@ -80,7 +80,7 @@ class Books(NamedTuple):
 def run_episodes(
     env: VectorEnv, act_fn: ActFn, seeds: np.ndarray, reward_offset: float = 1.0
 ) -> Iterator[EpisodeResult]:
-    """Yields one result per seed, in the order of `seeds`, waves of `num_envs` at a time.
+    """Yields one result per seed, in the order of `seeds`, `num_envs` at a time.
 
     Every call of `act_fn` sees `num_envs` rows, so that it compiles once: in the last
     wave the missing rows repeat the first one and their chunks are not executed.

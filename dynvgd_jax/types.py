@@ -11,9 +11,9 @@ class ChunkResult(NamedTuple):
     """What one action chunk did to `n` environments."""
 
     obs: np.ndarray  # [n, Do] float32, normalised, after the chunk's last control step
-    reward: np.ndarray  # [n, Ta] float32, the environment's own reward per control step
-    success: np.ndarray  # [n, Ta] bool, the environment's own success per control step
-    fault: np.ndarray  # [n] bool, physics broke inside this chunk: the episode has failed
+    reward: np.ndarray  # [n, Ta] float32, its own reward per control step
+    success: np.ndarray  # [n, Ta] bool, its own success per control step
+    fault: np.ndarray  # [n] bool, physics broke: the episode has failed
 
 
 class VectorEnv(Protocol):

@@ -1,24 +1,13 @@
 """The critics: N independent Q networks as one vmapped Flax module."""
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dynvgd_jax.diffusion.network import Dense
 from dynvgd_jax.types import PyTree
 
 LAYER_NORM_EPS = 1e-5
-
-
-def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
-    """PyTorch's default Linear initialiser: uniform in +-1/sqrt(fan_in)."""
-    bound = 1.0 / math.sqrt(fan_in)
-
-    def init(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
 
 
 class Critic(nn.Module):
@@ -31,16 +20,14 @@ class Critic(nn.Module):
     def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
         """Returns Q `[B]` of `obs [B, Do]` and flattened chunks `action [B, Ta*Da]`."""
         hidden = jnp.concatenate([obs, action], axis=-1)
-        for _ in range(self.depth):
-            hidden = self._dense(hidden, self.width)
-            # The two-pass variance, as PyTorch computes it: E[x^2] - E[x]^2 loses digits.
-            norm = nn.LayerNorm(epsilon=LAYER_NORM_EPS, use_fast_variance=False)
+        for i in range(self.depth):
+            hidden = Dense(self.width, name=f"hidden_{i}")(hidden)
+            # The two-pass variance, as in PyTorch: E[x^2] - E[x]^2 loses digits.
+            norm = nn.LayerNorm(
+                epsilon=LAYER_NORM_EPS, use_fast_variance=False, name=f"norm_{i}"
+            )
             hidden = nn.tanh(norm(hidden))
-        return self._dense(hidden, 1)[..., 0]
-
-    def _dense(self, x: jax.Array, features: int) -> jax.Array:
-        init = uniform_fan_in(x.shape[-1])
-        return nn.Dense(features, kernel_init=init, bias_init=init)(x)
+        return Dense(1, name="out")(hidden)[..., 0]
 
 
 class CriticEnsemble(nn.Module):

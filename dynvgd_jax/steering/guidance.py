@@ -58,7 +58,11 @@ class GuideStats(NamedTuple):
 
 
 def first_guided_step(guidance: Guidance, ddim_steps: int) -> int:
-    """Returns the index of the first guided DDIM step.
+    """Returns the index of the first guided DDIM step; `ddim_steps` where none is.
+
+    Scale 0 means no guidance at all. It must be decided here, because a guided step is
+    another sampler even where lambda is tiny: it restarts from `z` with fresh noise of
+    the network, so its limit for lambda -> 0 is not plain DDIM.
 
     Raises:
       UserError: `last_k` is negative or exceeds `ddim_steps`.
@@ -68,6 +72,8 @@ def first_guided_step(guidance: Guidance, ddim_steps: int) -> int:
             f"guidance.last_k is {guidance.last_k}, expected 0 (every step) to "
             f"ddim_steps = {ddim_steps}; lower it"
         )
+    if guidance.scale == 0:
+        return ddim_steps
     return ddim_steps - guidance.last_k if guidance.last_k else 0
 
 
@@ -83,7 +89,7 @@ def local_weight(q: jax.Array, beta: float, c_local: float) -> jax.Array:
 
 
 def dynamic_weight(q: jax.Array, td_error: jax.Array, guidance: Guidance) -> jax.Array:
-    """Returns `w [B]` in `[1e-3, 1]` for `q [N, B]` and the scalar `td_error` (Q units)."""
+    """Returns `w [B]` in `[1e-3, 1]` for `q [N, B]` and the scalar `td_error`."""
     w_global = jnp.exp(-guidance.beta * td_error / guidance.c_global)
     w = local_weight(q, guidance.beta, guidance.c_local) * w_global
     return jnp.clip(w, WEIGHT_MIN, 1.0)
@@ -162,8 +168,10 @@ def summarise(
     """Returns the `guide/*` scalars: means over the guided steps of one decode.
 
     Q after each step is evaluated here, for all steps in one ensemble call, because a
-    small batch spends its time reading the weights.
+    small batch spends its time reading the weights. Without guided steps: no scalars.
     """
+    if not stats:
+        return {}
     steps = jax.tree.map(lambda *leaves: jnp.stack(leaves), *stats)
     num_steps, batch = steps.x0.shape[:2]
     flat = steps.x0.reshape(num_steps * batch, -1)

@@ -70,8 +70,8 @@ def make_vgd(
     - `act(state, policy_params, obs [B, Do], noise [B, Ta, Da], env_steps) ->
       (chunk [B, Ta, Da], guide/* scalars)`: the guided decode of exactly that noise.
     - `update(state, replay, policy_params, fresh, key, env_steps) -> (state, replay,
-      train/* scalars)`: stores the transitions `fresh`, then takes `utd` gradient steps,
-      each on its own batch.
+      train/* scalars)`: stores the transitions `fresh`, then takes `utd` gradient
+      steps, each on its own batch.
 
     Args:
       config: static choices.

@@ -1,0 +1,260 @@
+"""The method's `act` and `update`: two routes agree, warm-ups, limit cases."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynvgd_jax.diffusion.sampler import ddim_decode
+from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
+from dynvgd_jax.steering import replay as replay_lib
+from dynvgd_jax.steering import td, vgd
+from dynvgd_jax.steering.ensemble import CriticEnsemble
+from dynvgd_jax.steering.guidance import Guidance
+from dynvgd_jax.types import Transition
+from tests.steering import reference, toy
+
+UTD, BATCH, ENVS = 3, 16, 5
+SCHEDULE = ddim_schedule(cosine_schedule(20), 4)
+
+
+def make(scale=0.05, warmup=0, utd=UTD, **options):
+    config = vgd.VgdConfig(
+        guidance=Guidance(scale=scale, last_k=2, **options),
+        td=td.TdConfig(gamma=0.9),
+        learning_rate=1e-3,
+        batch_size=BATCH,
+        utd=utd,
+        guidance_warmup_updates=warmup,
+    )
+    ensemble = CriticEnsemble(num=3, width=16, depth=2)
+    method = vgd.make_vgd(
+        config, ensemble, SCHEDULE, toy.make_eps_fn, toy.OBS_DIM, toy.CHUNK
+    )
+    return config, ensemble, method
+
+
+def transitions(seed, count):
+    rng = np.random.default_rng(seed)
+    return Transition(
+        obs=jnp.float32(rng.normal(size=(count, toy.OBS_DIM))),
+        action=jnp.float32(rng.uniform(-1, 1, (count, toy.FLAT))),
+        reward=jnp.float32(rng.normal(size=count) - 2),
+        next_obs=jnp.float32(rng.normal(size=(count, toy.OBS_DIM))),
+        done=jnp.float32(rng.random(count) < 0.2),
+    )
+
+
+def filled_replay():
+    state = replay_lib.init_replay(200, toy.OBS_DIM, toy.FLAT)
+    return replay_lib.add(state, transitions(0, 100))
+
+
+def test_scan_equals_a_python_loop_over_whole_decodes():
+    """The loop shares no prefix, no scan: each step decodes from noise by itself."""
+    config, ensemble, method = make()
+    params = toy.to_jax(toy.weights())
+    state = method.init(jax.random.key(0))._replace(td_error=jnp.float32(3.0))
+    key, fresh = jax.random.key(7), transitions(1, ENVS)
+    out, replay, metrics = jax.jit(method.update)(
+        state, filled_replay(), params, fresh, key, 0
+    )
+
+    sample_key, noise_key = jax.random.split(key)
+    store = replay_lib.add(filled_replay(), fresh)
+    batches = replay_lib.sample(store, sample_key, (UTD, BATCH))
+    noise = jax.random.normal(noise_key, (UTD, BATCH, *toy.CHUNK))
+    critic, errors = state.critic, []
+    optimizer = td.make_optimizer(config.learning_rate)
+    for i in range(UTD):
+        batch = jax.tree.map(lambda leaf, i=i: leaf[i], batches)
+        now = state._replace(critic=critic)
+        chunk, _ = method.act(now, params, batch.next_obs, noise[i], 0)
+        critic, step_metrics = td.gradient_step(
+            ensemble, optimizer, critic, batch, chunk.reshape(BATCH, -1), config.td
+        )
+        errors.append(step_metrics["train/td_error_mean"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6),
+        out.critic.params,
+        critic.params,
+    )
+    np.testing.assert_allclose(out.td_error, np.mean(errors), rtol=1e-5)
+    np.testing.assert_allclose(metrics["train/td_error_mean"], out.td_error)
+    assert int(out.num_updates) == UTD and int(replay.size) == 105
+    np.testing.assert_array_equal(replay.data.obs[100:105], fresh.obs)
+
+
+def test_every_gradient_step_sees_its_own_batch():
+    """Two steps on one batch, or a reused noise, would give equal metrics."""
+    losses = []
+    key = jax.random.key(7)
+    sample_key, noise_key = jax.random.split(key)
+    batches = replay_lib.sample(filled_replay(), sample_key, (UTD, BATCH))
+    noise = jax.random.normal(noise_key, (UTD, BATCH, *toy.CHUNK))
+    for i in range(UTD):
+        for j in range(i):
+            assert not np.array_equal(batches.obs[i], batches.obs[j])
+            assert not np.array_equal(noise[i], noise[j])
+    # And the update consumes them all: with a learning rate of zero the metric is the
+    # mean over the distinct batches.
+    config, ensemble, _ = make()
+    config = config._replace(learning_rate=0.0)
+    method = vgd.make_vgd(
+        config, ensemble, SCHEDULE, toy.make_eps_fn, toy.OBS_DIM, toy.CHUNK
+    )
+    params, state = toy.to_jax(toy.weights()), method.init(jax.random.key(0))
+    store = filled_replay()
+    # Writing the rows that are there already keeps the contents known.
+    first = jax.tree.map(lambda leaf: leaf[:1], store.data)
+    store = store._replace(cursor=jnp.int32(0), size=jnp.int32(99))
+    _, _, metrics = method.update(state, store, params, first, key, 0)
+    for i in range(UTD):
+        batch = jax.tree.map(lambda leaf, i=i: leaf[i], batches)
+        chunk, _ = method.act(state, params, batch.next_obs, noise[i], 0)
+        next_q = ensemble.apply(
+            state.critic.target_params, batch.next_obs, chunk.reshape(BATCH, -1)
+        )
+        y = td.td_target(batch, next_q, config.td)
+        q = ensemble.apply(state.critic.params, batch.obs, batch.action)
+        losses.append(float(td.critic_loss(q, y)))
+    assert len(set(losses)) == UTD
+    np.testing.assert_allclose(metrics["train/critic_loss"], np.mean(losses), rtol=1e-5)
+
+
+def test_whole_update_agrees_with_float64():
+    config, _, method = make(scale=0.02)
+    params = toy.to_jax(toy.weights())
+    state = method.init(jax.random.key(0))
+    key, fresh = jax.random.key(3), transitions(1, ENVS)
+    out, *_ = jax.jit(method.update)(state, filled_replay(), params, fresh, key, 0)
+
+    sample_key, noise_key = jax.random.split(key)
+    store = replay_lib.add(filled_replay(), fresh)
+    batches = replay_lib.sample(store, sample_key, (UTD, BATCH))
+    noise = np.asarray(jax.random.normal(noise_key, (UTD, BATCH, *toy.CHUNK)))
+    critics = reference.unstack(state.critic.params)
+    targets = reference.unstack(state.critic.target_params)
+    moments = list(
+        zip(reference.zeros_like(critics), reference.zeros_like(critics), strict=True)
+    )
+    for i in range(UTD):
+        batch = Transition(*(np.asarray(leaf[i], np.float64) for leaf in batches))
+        chunk = reference.guided_decode(
+            toy.make_eps_fn(toy.weights(), np),
+            *SCHEDULE,
+            critics,
+            noise[i],
+            batch.next_obs,
+            config.guidance,
+            td_error=0.0,
+        )
+        reference.td_step(
+            critics,
+            targets,
+            moments,
+            i + 1,
+            batch,
+            chunk.reshape(BATCH, -1),
+            config.td,
+            lr=config.learning_rate,
+        )
+    for got, want in zip(reference.unstack(out.critic.params), critics, strict=True):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want
+        )
+
+
+def test_scale_zero_acts_as_plain_ddim_bit_for_bit():
+    _, _, method = make(scale=0.0)
+    params = toy.to_jax(toy.weights())
+    state = method.init(jax.random.key(0))
+    obs = jax.random.normal(jax.random.key(1), (ENVS, toy.OBS_DIM))
+    noise = jax.random.normal(jax.random.key(2), (ENVS, *toy.CHUNK))
+    chunk, stats = jax.jit(method.act)(state, params, obs, noise, 0)
+    plain = jax.jit(
+        lambda x: ddim_decode(toy.make_eps_fn(params), SCHEDULE, x, obs)[0]
+    )(noise)
+    np.testing.assert_array_equal(chunk, plain)
+    assert stats == {}
+
+
+def test_lambda_ramps_with_updates():
+    _, _, method = make(scale=0.05, warmup=100)
+    params = toy.to_jax(toy.weights())
+    obs = jnp.zeros((ENVS, toy.OBS_DIM))
+    noise = jax.random.normal(jax.random.key(2), (ENVS, *toy.CHUNK))
+    state = method.init(jax.random.key(0))
+    for updates, share in ((0, 0.0), (25, 0.25), (100, 1.0), (500, 1.0)):
+        now = state._replace(num_updates=jnp.int32(updates))
+        _, stats = method.act(now, params, obs, noise, 0)
+        np.testing.assert_allclose(stats["guide/lambda_base"], 0.05 * share, rtol=1e-6)
+
+
+def test_td_statistic_lowers_the_weight_of_the_next_call():
+    _, _, method = make()
+    params = toy.to_jax(toy.weights())
+    obs = jnp.zeros((ENVS, toy.OBS_DIM))
+    noise = jax.random.normal(jax.random.key(2), (ENVS, *toy.CHUNK))
+    state = method.init(jax.random.key(0))
+    calm = method.act(state, params, obs, noise, 0)[1]["guide/weight_mean"]
+    state = state._replace(td_error=jnp.float32(100.0))
+    unstable = method.act(state, params, obs, noise, 0)[1]["guide/weight_mean"]
+    # Not exact: from the second guided step on, z itself depends on the weight.
+    np.testing.assert_allclose(unstable / calm, np.exp(-1.0), rtol=1e-3)
+
+
+def test_same_key_same_bits():
+    _, _, method = make()
+    params = toy.to_jax(toy.weights())
+    run = jax.jit(method.update)
+    first, second, other = (
+        run(
+            method.init(jax.random.key(0)),
+            filled_replay(),
+            params,
+            transitions(1, ENVS),
+            jax.random.key(seed),
+            0,
+        )[0]
+        for seed in (5, 5, 6)
+    )
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert not np.array_equal(first.td_error, other.td_error)
+
+
+def test_update_donates_without_aliasing():
+    """The whole state and the replay buffer can be donated, call after call."""
+    _, _, method = make()
+    params = toy.to_jax(toy.weights())
+    run = jax.jit(method.update, donate_argnums=(0, 1))
+    state, store = method.init(jax.random.key(0)), filled_replay()
+    for i in range(3):
+        before = store.data.obs
+        state, store, _ = run(
+            state, store, params, transitions(i, ENVS), jax.random.key(i), 0
+        )
+        assert before.is_deleted()
+    assert int(state.num_updates) == 3 * UTD
+
+
+@pytest.mark.parametrize("kind", sorted(vgd.START_NOISES))
+def test_start_noise_belongs_to_the_episode_not_to_the_slot(kind):
+    key = jax.random.key(0)
+    seeds = jnp.uint32([11, 22, 33])
+    index = jnp.int32([0, 4, 4])
+    noise = vgd.start_noise(kind, key, seeds, index, toy.CHUNK)
+    swapped = vgd.start_noise(kind, key, seeds[::-1], index[::-1], toy.CHUNK)
+    np.testing.assert_array_equal(noise, swapped[::-1])
+    alone = vgd.start_noise(kind, key, seeds[1:2], index[1:2], toy.CHUNK)
+    np.testing.assert_array_equal(noise[1], alone[0])
+    assert np.abs(noise).max() > 0.5 and not np.array_equal(noise[1], noise[2])
+
+
+def test_tanh_noise_is_the_tanh_of_randn():
+    arguments = (jax.random.key(0), jnp.uint32([5]), jnp.int32([2]), (50, 50))
+    randn = vgd.start_noise("randn", *arguments)
+    np.testing.assert_array_equal(
+        vgd.start_noise("tanh_randn", *arguments), jnp.tanh(randn)
+    )
+    assert abs(float(randn.std()) - 1) < 0.05
