@@ -1,0 +1,225 @@
+"""What a run shows in the terminal: progress while it goes, a table at its end."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from dynvgd_jax.types import EpisodeResult
+
+# 97.5 % quantile of the normal distribution: two-sided 95 % intervals.
+_Z95 = 1.959963984540054
+# The rate is measured over this much of the recent past, evaluations included.
+_RATE_WINDOW_S = 300.0
+# Without a terminal a line is printed this often.
+_LINE_EVERY_S = 60.0
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Returns the 95 % Wilson score interval of a success rate, `(0, 1)` for n = 0.
+
+    Wilson (1927): the rates p with `|successes/n - p| <= z sqrt(p (1 - p) / n)`.
+
+    Raises:
+      ValueError: not 0 <= successes <= n.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n}")
+    if n == 0:
+        return 0.0, 1.0
+    z2 = _Z95**2
+    rate = successes / n
+    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z95 / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return low, high
+
+
+class Summary(NamedTuple):
+    """Averages of one evaluation."""
+
+    control_steps: int  # of training before it, over all environments
+    policy: str  # method and start noise, such as base/randn
+    episodes: int
+    success_chunk: int  # episodes with a whole successful chunk (published success)
+    success_any: int  # episodes with any successful control step
+    mean_return: float  # of sum (reward - reward_offset)
+    mean_length: float  # control steps
+    faults: int  # episodes whose physics broke, counted as failures
+
+
+def summarise(
+    control_steps: int, policy: str, results: Sequence[EpisodeResult]
+) -> Summary:
+    """Returns the averages of finished episodes (NaN means where there are none)."""
+    n = len(results)
+    return Summary(
+        control_steps=control_steps,
+        policy=policy,
+        episodes=n,
+        success_chunk=sum(bool(r.success_chunk) for r in results),
+        success_any=sum(bool(r.success_any) for r in results),
+        mean_return=sum(r.episode_return for r in results) / n if n else math.nan,
+        mean_length=sum(r.length for r in results) / n if n else math.nan,
+        faults=sum(bool(r.fault) for r in results),
+    )
+
+
+def results_table(summaries: Sequence[Summary]) -> Table:
+    """Returns a table with one row an evaluation; intervals are 95 % Wilson."""
+    table = Table(title="Success with 95 % intervals", title_justify="left")
+    for heading in ("control steps", "policy and start noise", "episodes"):
+        table.add_column(heading, justify="left" if "policy" in heading else "right")
+    for heading in ("success (whole chunk)", "success (any step)", "return"):
+        table.add_column(heading, justify="right")
+    faults = any(s.faults for s in summaries)
+    if faults:
+        table.add_column("physics faults", justify="right")
+    for s in summaries:
+        table.add_row(
+            f"{s.control_steps:,}",
+            s.policy,
+            str(s.episodes),
+            success_text(s.success_chunk, s.episodes),
+            success_text(s.success_any, s.episodes),
+            f"{s.mean_return:.1f}",
+            *([str(s.faults)] if faults else []),
+        )
+    return table
+
+
+def print_results(summaries: Sequence[Summary], console: Console | None = None) -> None:
+    """Prints the table of a run's evaluations to stdout."""
+    console = console or Console()
+    if not console.is_terminal:  # a file has no width to fit into
+        console.width = 140
+    console.print(results_table(summaries))
+
+
+def success_text(successes: int, n: int) -> str:
+    """Returns e.g. `0.405 [0.339, 0.474]`."""
+    low, high = wilson(successes, n)
+    rate = successes / n if n else math.nan
+    return f"{rate:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def duration_text(seconds: float | None) -> str:
+    """Returns e.g. `45 s`, `12 min`, `3 h 05 min`, `143 d 2 h`, or `?` for None."""
+    if seconds is None or not math.isfinite(seconds):
+        return "?"
+    seconds = max(0, round(seconds))
+    if seconds < 100:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+class Progress:
+    """A progress bar on stderr, or plain lines where stderr is no terminal.
+
+    Use it in a `with` block; `update` may be called as often as one likes.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        unit: str = "control steps",
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Prepares a display.
+
+        Args:
+          total: units of the whole job.
+          unit: what is counted.
+          console: where to; stderr by default.
+          clock: seconds, never going backwards.
+        """
+        self.total = total
+        self.unit = unit
+        self._console = console or Console(stderr=True)
+        self._clock = clock
+        self._history = deque([(clock(), 0)])
+        self._done = 0
+        self._success, self._stage = "-", ""
+        self._next_line = clock()
+        self._bar = None
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_terminal:
+            self._bar = RichProgress(
+                BarColumn(bar_width=16),
+                TextColumn("{task.fields[text]}", markup=False),
+                console=self._console,
+                refresh_per_second=2,
+            )
+            self._task = self._bar.add_task("", total=self.total, text="starting")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        else:
+            self.message(self.line())
+
+    def update(
+        self, done: int, *, success: float | None = None, stage: str = ""
+    ) -> None:
+        """Shows the state after `done` units.
+
+        Args:
+          done: units so far, never less than before.
+          success: recent success rate in [0, 1]; None where there is none yet.
+          stage: what is going on, such as `evaluating 50/200`.
+        """
+        now = self._clock()
+        self._done = done
+        self._history.append((now, done))
+        # Keeps the last progress in sight while a long evaluation makes none.
+        while now - self._history[1][0] > _RATE_WINDOW_S and self._history[1][1] < done:
+            self._history.popleft()
+        self._success = "-" if success is None else f"{success:.2f}"
+        self._stage = f" | {stage}" if stage else ""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, text=self.line())
+        elif now >= self._next_line:
+            self._next_line = now + _LINE_EVERY_S
+            self.message(self.line())
+
+    def restart_rate(self) -> None:
+        """Forgets the past speed: call it where the work per unit changes."""
+        self._history = deque([(self._clock(), self._done)])
+
+    def message(self, text: str) -> None:
+        """Prints a line that stays above the bar."""
+        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def rate(self) -> float | None:
+        """Units per second over the last minutes; None before the first progress."""
+        (start, first), (end, last) = self._history[0], self._history[-1]
+        return (last - first) / (end - start) if end > start and last > first else None
+
+    def line(self) -> str:
+        """The state as text: how far, success, how fast, how long still."""
+        rate = self.rate()
+        left = None if rate is None else (self.total - self._done) / rate
+        speed = "-" if rate is None else f"{rate:.1f}"
+        return (
+            f"{self._done / max(self.total, 1):.1%} | success {self._success} | "
+            f"{speed} {self.unit}/s | {duration_text(left)} left | "
+            f"{self._done:,}/{self.total:,}{self._stage}"
+        )

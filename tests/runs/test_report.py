@@ -1,0 +1,132 @@
+"""Intervals, durations, the progress display and the final table."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from dynvgd_jax.runs.report import (
+    Progress,
+    duration_text,
+    print_results,
+    success_text,
+    summarise,
+    wilson,
+)
+from dynvgd_jax.types import EpisodeResult
+
+
+def test_wilson_by_hand():
+    # n = 10, x = 5, z^2 = 3.8415: half = sqrt(0.025 + 0.0096) z / 1.38415 = 0.2634
+    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    # x = 0: upper end z^2 / (n + z^2) = 3.8415 / 103.8415
+    assert wilson(0, 100) == pytest.approx((0.0, 0.036993), abs=1e-6)
+    assert wilson(100, 100) == pytest.approx((1 - 0.036993, 1.0), abs=1e-6)
+    assert wilson(0, 0) == (0.0, 1.0)
+    for bad in [(-1, 5), (6, 5)]:
+        with pytest.raises(ValueError, match="successes"):
+            wilson(*bad)
+
+
+@pytest.mark.parametrize(("x", "n"), [(1, 7), (81, 200), (199, 200)])
+def test_wilson_ends_solve_the_score_equation(x, n):
+    for p in wilson(x, n):
+        assert abs(x / n - p) == pytest.approx(
+            1.959963984540054 * math.sqrt(p * (1 - p) / n)
+        )
+
+
+def test_duration_texts():
+    seconds = [0, 45, 99.6, 720, 5999, 11100, 12_360_000]
+    assert [duration_text(s) for s in seconds] == [
+        "0 s",
+        "45 s",
+        "2 min",
+        "12 min",
+        "1 h 40 min",
+        "3 h 05 min",
+        "143 d 1 h",
+    ]
+    assert duration_text(None) == duration_text(math.inf) == "?"
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_rate_and_time_left_follow_the_recent_past():
+    clock = Clock()
+    progress = Progress(10_000, console=Console(file=io.StringIO()), clock=clock)
+    assert progress.rate() is None and "? left" in progress.line()
+    for done in range(0, 1001, 100):  # 10 control steps/s for 100 s
+        clock.now = 100.0 + done / 10
+        progress.update(done, success=0.5)
+    assert progress.rate() == pytest.approx(10.0)
+    assert progress.line() == (
+        "10.0% | success 0.50 | 10.0 control steps/s | 15 min left | 1,000/10,000"
+    )
+    for step in range(1, 1001):  # then 1 control step/s for 1000 s
+        clock.now = 200.0 + step
+        progress.update(1000 + step)
+    assert progress.rate() == pytest.approx(1.0, rel=0.02)
+    clock.now += 150.0  # an evaluation counts: 150 steps in the window's 300 s
+    progress.update(2000, stage="evaluating")
+    assert progress.rate() == pytest.approx(0.5, rel=0.02)
+    clock.now += 10_000.0  # a very long one still leaves an estimate
+    progress.update(2000, stage="evaluating")
+    assert progress.rate() is not None
+    progress.restart_rate()
+    assert progress.rate() is None
+
+
+def test_plain_lines_without_a_terminal_at_most_once_a_minute():
+    clock, file = Clock(), io.StringIO()
+    with Progress(1000, console=Console(file=file), clock=clock) as progress:
+        for second in range(150):
+            clock.now = 100.0 + second
+            progress.update(second, stage="evaluating [a/2]")
+        progress.message("a [note]")
+    lines = file.getvalue().splitlines()
+    # at 0, 60 and 120 s, the message, and the last state
+    assert len(lines) == 5 and lines[3] == "a [note]"
+    assert "60/1,000" in lines[1] and "149/1,000" in lines[-1]
+    assert "\x1b" not in file.getvalue() and "evaluating [a/2]" in lines[0]
+
+
+def test_bar_on_a_terminal():
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=120)
+    with Progress(10, unit="epochs", console=console) as progress:
+        progress.update(5, success=1.0, stage="[b]")
+        progress.message("a [note]")
+    for words in ("50.0% | success 1.00", "5/10 | [b]", "a [note]"):
+        assert words in file.getvalue()
+
+
+def episodes(successes, n, fault=False):
+    return [
+        EpisodeResult(i, True, i < successes, -300.0 + i, 300, fault and i == n - 1)
+        for i in range(n)
+    ]
+
+
+def test_summary_and_table():
+    base = summarise(0, "base/randn", episodes(81, 200))
+    steered = summarise(48_000, "dynvgd/tanh_randn", episodes(150, 200, fault=True))
+    assert (base.success_chunk, base.success_any, base.faults) == (81, 200, 0)
+    assert base.mean_return == pytest.approx(-300 + np.arange(200).mean())
+    assert success_text(81, 200) == "0.405 [0.339, 0.474]"
+    file = io.StringIO()
+    print_results([base], Console(file=file))
+    assert "faults" not in file.getvalue()
+    print_results([base, steered], Console(file=file))
+    text = file.getvalue()
+    for word in ("0.405 [0.339, 0.474]", "48,000", "dynvgd/tanh_randn", "faults"):
+        assert word in text
+    assert math.isnan(summarise(0, "base/randn", []).mean_return)
