@@ -1,0 +1,123 @@
+"""Scripted operators for Can: carry the can from the left bin to its quarter."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dynvgd_jax.demos.motion import CLOSE, OPEN, Aim, Scene, nearest_yaw, yaw_of
+
+CAN_RADIUS_M = 0.025
+CAN_HALF_HEIGHT_M = 0.040
+FLOOR_Z_M = 0.82  # inside of both bins
+GOAL_LOW_M = np.array([0.10, 0.28])  # robosuite's success region of the can
+GOAL_HIGH_M = np.array([0.295, 0.525])
+BIN_EDGE_Y_M = -0.01  # beyond it the can has left the first bin
+START_YAW_RAD = np.pi / 2
+
+
+class CanStyle(NamedTuple):
+    """How one operator does one episode."""
+
+    speed: float = 1.0  # largest position action
+    grasp_yaw: float = 0.0  # rad from the starting yaw
+    grasp_height: float = 0.015  # m above the can's centre
+    grasp_side: float = 0.0  # m off the can's centre, across the opening axis
+    hover: float = 0.10  # m above the grasp, before going down
+    carry_z: float = 1.04  # m, height of the gripper while carrying
+    drop_x: float = 0.16  # m
+    drop_y: float = 0.37  # m
+    release: float = 0.02  # m between the can's bottom and the floor
+    let_go_y: float = 9.0  # m, opens as soon as it has carried the can this far
+    gives_up: float = 0.0  # 1: rests after a mishap instead of trying again
+    rest_z: float = 1.05  # m, height of the gripper after the work
+
+
+def _in_goal(pos: np.ndarray) -> bool:
+    inside = np.all(pos[:2] > GOAL_LOW_M) and np.all(pos[:2] < GOAL_HIGH_M)
+    return bool(inside and pos[2] < 0.9)
+
+
+def decide(style: CanStyle, scene: Scene) -> Aim:
+    """The next aim; depends on the scene alone, so that it can be learned."""
+    eef, can = scene.eef_pos, scene.object_pos
+    upright = abs(scene.object_rot[2, 2]) > 0.7
+    yaw = START_YAW_RAD + style.grasp_yaw
+    half_height = CAN_HALF_HEIGHT_M if upright else CAN_RADIUS_M
+    between = np.linalg.norm(can[:2] - eef[:2]) < 0.03 and abs(can[2] - eef[2]) < 0.055
+    holds = between and 0.03 < scene.width < 2 * CAN_RADIUS_M + 0.003
+    if holds and can[2] - half_height > FLOOR_Z_M + 0.002:
+        return _carry(style, scene, half_height)
+    if holds:
+        return Aim(eef + [0, 0, 0.05], yaw, CLOSE, style.speed, noise=0.3)
+    if _in_goal(can) or (between and eef[1] > GOAL_LOW_M[1]):
+        return _leave(style, scene)
+    return _approach(style, scene, upright)
+
+
+def _approach(style: CanStyle, scene: Scene, upright: bool) -> Aim:
+    eef, can = scene.eef_pos, scene.object_pos
+    yaw = START_YAW_RAD + style.grasp_yaw
+    grasp = can + [0.0, 0.0, style.grasp_height]
+    if not upright:  # lying: close across its axis
+        axis = scene.object_rot[:, 2]
+        across = np.arctan2(axis[1], axis[0]) + np.pi / 2
+        yaw = nearest_yaw(across, START_YAW_RAD)
+        grasp = can + [0.0, 0.0, 0.005]
+    grasp[:2] += style.grasp_side * np.array([np.sin(yaw), -np.cos(yaw)])
+    off = np.linalg.norm(grasp[:2] - eef[:2])
+    turned = abs(nearest_yaw(yaw, yaw_of(scene.eef_rot)) - yaw_of(scene.eef_rot))
+    high = eef[2] - grasp[2]
+    if style.gives_up and (closed_on_nothing(scene) or can[1] > BIN_EDGE_Y_M):
+        return _rest(style, scene, CLOSE if closed_on_nothing(scene) else OPEN)
+    if closed_on_nothing(scene) and off < 0.06 and high < style.hover - 0.03:
+        # Come up first, open there.
+        up = np.array([grasp[0], grasp[1], grasp[2] + style.hover])
+        return Aim(up, yaw, CLOSE, style.speed)
+    if high < 0.02 and off < 0.012 and (abs(high) < 0.008 or scene.width < 0.075):
+        return Aim(grasp, yaw, CLOSE, style.speed, noise=0.2)
+    opened = scene.width > 0.070
+    ready = off < 0.012 and turned < 0.15 and opened
+    near = np.clip((off - 0.012) / 0.03, 0.0, 1.0)
+    height = style.hover * (near if turned < 0.3 and opened else 1.0)
+    goal = grasp + [0.0, 0.0, 0.0 if ready else height]
+    return Aim(goal, yaw, OPEN, style.speed, noise=0.2 if ready else near)
+
+
+def _carry(style: CanStyle, scene: Scene, half_height: float) -> Aim:
+    eef, can = scene.eef_pos, scene.object_pos
+    yaw = nearest_yaw(yaw_of(scene.eef_rot), START_YAW_RAD)
+    drop = np.array([style.drop_x, style.drop_y]) + (eef - can)[:2]
+    off = np.linalg.norm(drop - eef[:2])
+    if eef[1] > style.let_go_y:
+        return Aim(eef, yaw, OPEN, style.speed, noise=0.3)
+    low = eef[2] < style.carry_z - 0.05 and eef[1] > GOAL_LOW_M[1]
+    if off < (0.07 if low else 0.03):  # once on its way down it goes on
+        bottom = can[2] - half_height - FLOOR_Z_M
+        if bottom < style.release + 0.005:
+            return Aim(eef, yaw, OPEN, style.speed, noise=0.2)
+        down = np.array([drop[0], drop[1], eef[2] - bottom + style.release])
+        return Aim(down, yaw, CLOSE, style.speed, noise=0.5)
+    risen = np.clip((eef[2] - (style.carry_z - 0.06)) / 0.04, 0.0, 1.0)
+    way = eef[:2] + risen * (drop - eef[:2])
+    return Aim(np.array([way[0], way[1], style.carry_z]), yaw, CLOSE, style.speed)
+
+
+def _leave(style: CanStyle, scene: Scene) -> Aim:
+    eef = scene.eef_pos
+    yaw = nearest_yaw(yaw_of(scene.eef_rot), START_YAW_RAD)
+    if scene.width < 0.068 and eef[2] < style.rest_z - 0.1:
+        return Aim(eef, yaw, OPEN, style.speed, noise=0.2)
+    return _rest(style, scene, OPEN)
+
+
+def _rest(style: CanStyle, scene: Scene, grip: float) -> Aim:
+    eef = scene.eef_pos
+    yaw = nearest_yaw(yaw_of(scene.eef_rot), START_YAW_RAD)
+    goal = np.array([eef[0], eef[1], style.rest_z])
+    resting = abs(eef[2] - style.rest_z) < 0.02
+    return Aim(goal, yaw, grip, style.speed, noise=0.5, resting=resting)
+
+
+def closed_on_nothing(scene: Scene) -> bool:
+    """Whether the fingers have met without the can between them."""
+    return scene.width < 0.035

@@ -1,0 +1,249 @@
+"""Demonstration files: robomimic's HDF5 layout and DPPO's npz layout."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from dynvgd_jax.envs.normalize import (
+    Normalization,
+    normalize_action,
+    normalize_obs,
+    save_normalization,
+)
+from dynvgd_jax.errors import UserError
+
+# robomimic's name of each part of the observation and its size; the object is the rest.
+ARM_PARTS = (
+    ("robot0_eef_pos", 3),
+    ("robot0_eef_quat", 4),
+    ("robot0_gripper_qpos", 2),
+)
+OBJECT_KEYS = ("object", "object-state")  # robomimic writes the first
+
+
+class DemoEpisode(NamedTuple):
+    """One demonstration in raw units."""
+
+    obs: np.ndarray  # [T, Do] float32, before each action
+    actions: np.ndarray  # [T, Da] float32, robosuite's, in [-1, 1]
+    rewards: np.ndarray  # [T] float32, robosuite's sparse reward
+    last_obs: np.ndarray  # [Do] float32, after the last action
+    operator: str = ""  # who demonstrated; empty where unknown
+    seed: int = -1  # of the reset; -1 where unknown
+    success: bool = False  # the last control step was successful
+    states: np.ndarray | None = None  # [T, Ds] float64, MuJoCo time, qpos, qvel
+
+
+class Trajectories(NamedTuple):
+    """What a `train.npz` holds: all episodes one after another, normalised."""
+
+    states: np.ndarray  # [sum T, Do] float32
+    actions: np.ndarray  # [sum T, Da] float32
+    rewards: np.ndarray  # [sum T] float32
+    terminals: np.ndarray  # [sum T] bool, true at each episode's last step
+    traj_lengths: np.ndarray  # [episodes] int64
+
+
+def write_robomimic(
+    path: str | Path,
+    episodes: Sequence[DemoEpisode],
+    env_args: dict,
+    masks: dict[str, Sequence[int]] | None = None,
+) -> None:
+    """Writes episodes as `data/demo_i`, with operator, seed and success as attributes.
+
+    Args:
+      path: the new file.
+      episodes: as many as there are; the object's observation is what follows the arm.
+      env_args: robomimic's description of the environment, stored as JSON.
+      masks: episode numbers under `mask/<name>`, robomimic's filter keys.
+
+    Raises:
+      UserError: the file exists.
+    """
+    if Path(path).exists():
+        raise UserError(f"{path} exists already; give another path or remove it")
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["total"] = sum(len(e.actions) for e in episodes)
+        data.attrs["env_args"] = json.dumps(env_args, indent=1)
+        for index, episode in enumerate(episodes):
+            _write_episode(data.create_group(f"demo_{index}"), episode)
+        for name, members in (masks or {}).items():
+            keys = np.array([f"demo_{i}" for i in members], dtype="S")
+            file.create_dataset(f"mask/{name}", data=keys)
+
+
+def _write_episode(group: h5py.Group, episode: DemoEpisode) -> None:
+    steps = len(episode.actions)
+    following = np.concatenate([episode.obs[1:], episode.last_obs[None]])
+    for name, values in (("obs", episode.obs), ("next_obs", following)):
+        start = 0
+        for key, size in (*ARM_PARTS, (OBJECT_KEYS[0], None)):
+            stop = None if size is None else start + size
+            group.create_dataset(f"{name}/{key}", data=values[:, start:stop])
+            start = stop
+    dones = np.zeros(steps, np.int64)
+    dones[-1] = 1
+    group.create_dataset("actions", data=episode.actions)
+    group.create_dataset("rewards", data=episode.rewards)
+    group.create_dataset("dones", data=dones)
+    if episode.states is not None:
+        group.create_dataset("states", data=episode.states)
+    group.attrs["num_samples"] = steps
+    group.attrs["operator"] = episode.operator
+    group.attrs["seed"] = episode.seed
+    group.attrs["success"] = episode.success
+
+
+def read_robomimic(path: str | Path) -> list[DemoEpisode]:
+    """Reads a low-dimensional robomimic file, ours or a published one.
+
+    Raises:
+      UserError: no such file, not HDF5, or a part is missing or has a wrong shape.
+    """
+    _check_file(path, "a robomimic HDF5 file")
+    try:
+        with h5py.File(path, "r") as file:
+            if "data" not in file:
+                raise UserError(f"{path} has no group 'data'; expected robomimic's")
+            names = sorted(file["data"], key=lambda name: int(name.split("_")[-1]))
+            return [_read_episode(file["data"][n], f"{path}: data/{n}") for n in names]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as HDF5: {error}") from error
+
+
+def _read_episode(group: h5py.Group, where: str) -> DemoEpisode:
+    object_key = next((k for k in OBJECT_KEYS if f"obs/{k}" in group), OBJECT_KEYS[0])
+    keys = [*(key for key, _ in ARM_PARTS), object_key]
+    if "obs/robot1_eef_pos" in group:  # two arms: the second one before the object
+        second = [key.replace("robot0", "robot1") for key, _ in ARM_PARTS]
+        keys = [*keys[:-1], *second, object_key]
+    needed = ["actions", "rewards", *(f"obs/{key}" for key in keys)]
+    missing = [name for name in needed if name not in group]
+    if missing:
+        raise UserError(
+            f"{where} lacks {', '.join(missing)}; expected robomimic's low_dim layout"
+        )
+    actions = group["actions"][()].astype(np.float32)
+    rewards = group["rewards"][()].astype(np.float32)
+    obs = _join(group, "obs", keys, where)
+    if not len(actions) == len(rewards) == len(obs) > 0 or actions.ndim != 2:
+        raise UserError(
+            f"{where}: found actions {actions.shape}, rewards {rewards.shape} and "
+            f"observations {obs.shape}, expected equal numbers of steps, at least 1"
+        )
+    if not (np.isfinite(actions).all() and np.isfinite(obs).all()):
+        raise UserError(f"{where} holds values that are not finite; write it again")
+    has_next = all(f"next_obs/{key}" in group for key in keys)
+    last = _join(group, "next_obs", keys, where)[-1] if has_next else obs[-1]
+    return DemoEpisode(
+        obs=obs,
+        actions=actions,
+        rewards=rewards,
+        last_obs=last,
+        operator=str(group.attrs.get("operator", "")),
+        seed=int(group.attrs.get("seed", -1)),
+        success=bool(group.attrs.get("success", rewards[-1] > 0)),
+        states=group["states"][()] if "states" in group else None,
+    )
+
+
+def _join(group: h5py.Group, name: str, keys: list[str], where: str) -> np.ndarray:
+    parts = [group[f"{name}/{key}"][()].astype(np.float32) for key in keys]
+    lengths = {len(part) for part in parts}
+    if len(lengths) != 1 or any(part.ndim != 2 for part in parts):
+        shapes = {key: part.shape for key, part in zip(keys, parts, strict=True)}
+        raise UserError(f"{where}/{name}: found {shapes}, expected equal lengths")
+    return np.concatenate(parts, axis=1)
+
+
+def fit_normalization(episodes: Sequence[DemoEpisode]) -> Normalization:
+    """Smallest and largest value of every entry over all steps, as DPPO takes them."""
+    obs = np.concatenate([e.obs for e in episodes])
+    actions = np.concatenate([e.actions for e in episodes])
+    return Normalization(obs.min(0), obs.max(0), actions.min(0), actions.max(0))
+
+
+def write_dppo(folder: str | Path, episodes: Sequence[DemoEpisode]) -> Normalization:
+    """Writes `train.npz` and `normalization.npz` and returns the normalisation.
+
+    Beside DPPO's arrays `train.npz` holds `operators`, `successes` and `seeds`, one
+    entry per episode.
+
+    Raises:
+      UserError: a file exists.
+    """
+    folder = Path(folder)
+    train, scale = folder / "train.npz", folder / "normalization.npz"
+    for path in (train, scale):
+        if path.exists():
+            raise UserError(f"{path} exists already; give another folder or remove it")
+    norm = fit_normalization(episodes)
+    lengths = np.array([len(e.actions) for e in episodes], np.int64)
+    terminals = np.zeros(lengths.sum(), bool)
+    terminals[np.cumsum(lengths) - 1] = True
+    np.savez_compressed(
+        train,
+        states=normalize_obs(norm, np.concatenate([e.obs for e in episodes])),
+        actions=normalize_action(norm, np.concatenate([e.actions for e in episodes])),
+        rewards=np.concatenate([e.rewards for e in episodes]).astype(np.float32),
+        terminals=terminals,
+        traj_lengths=lengths,
+        operators=np.array([e.operator for e in episodes]),
+        successes=np.array([e.success for e in episodes]),
+        seeds=np.array([e.seed for e in episodes], np.int64),
+    )
+    save_normalization(scale, norm)
+    return norm
+
+
+def read_dppo(path: str | Path) -> Trajectories:
+    """Reads a `train.npz`, ours or DPPO's; rewards and terminals may be absent.
+
+    Raises:
+      UserError: no such file, not npz, or an array is missing or has a wrong shape.
+    """
+    _check_file(path, "a train.npz with states, actions and traj_lengths")
+    try:
+        with np.load(path) as file:
+            needed = ("states", "actions", "traj_lengths")
+            missing = [name for name in needed if name not in file]
+            if missing:
+                raise UserError(f"{path} lacks {', '.join(missing)}; expected {needed}")
+            found = {k: file[k] for k in Trajectories._fields if k in file}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read as npz: {error}") from error
+    states = found["states"].astype(np.float32)
+    actions = found["actions"].astype(np.float32)
+    lengths = found["traj_lengths"].astype(np.int64)
+    total = int(lengths.sum())
+    ends = np.zeros(len(states), bool)
+    if not len(states) == len(actions) == total or states.ndim + actions.ndim != 4:
+        raise UserError(
+            f"{path}: found states {states.shape}, actions {actions.shape} and "
+            f"lengths adding up to {total}, expected [steps, size] with equal steps"
+        )
+    if lengths.ndim != 1 or len(lengths) == 0 or lengths.min() < 1:
+        raise UserError(f"{path}: expected at least one episode of at least one step")
+    if not (np.isfinite(states).all() and np.isfinite(actions).all()):
+        raise UserError(f"{path} holds values that are not finite; write it again")
+    ends[np.cumsum(lengths) - 1] = True
+    rewards = found.get("rewards", np.zeros(total, np.float32)).astype(np.float32)
+    terminals = found.get("terminals", ends).astype(bool)
+    if rewards.shape != (total,) or terminals.shape != (total,):
+        raise UserError(
+            f"{path}: found rewards {rewards.shape} and terminals {terminals.shape}, "
+            f"expected ({total},) each"
+        )
+    return Trajectories(states, actions, rewards, terminals, lengths)
+
+
+def _check_file(path: str | Path, expected: str) -> None:
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file, expected {expected}")

@@ -1,0 +1,60 @@
+"""Scripted operators for Lift: grasp the cube and hold it up."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dynvgd_jax.demos.motion import CLOSE, OPEN, Aim, Scene, nearest_yaw, wrap, yaw_of
+
+CUBE_WIDTH_M = 0.042
+START_YAW_RAD = np.pi / 2
+
+
+class LiftStyle(NamedTuple):
+    """How one operator does one episode."""
+
+    speed: float = 1.0  # largest position action
+    grasp_yaw: float = 0.0  # rad off the cube's nearest faces
+    grasp_height: float = 0.0  # m above the cube's centre
+    grasp_side: float = 0.0  # m off the cube's centre, across the opening axis
+    hover: float = 0.08  # m above the grasp, before going down
+    lift_z: float = 0.95  # m, height of the gripper at the end
+    gives_up: float = 0.0  # 1: rests after a mishap instead of trying again
+
+
+def decide(style: LiftStyle, scene: Scene) -> Aim:
+    """The next aim; depends on the scene alone, so that it can be learned."""
+    eef, cube = scene.eef_pos, scene.object_pos
+    here = yaw_of(scene.eef_rot)
+    between = np.linalg.norm(cube - eef) < 0.03
+    yaw = nearest_yaw(yaw_of(scene.object_rot), START_YAW_RAD, np.pi / 2)
+    yaw += style.grasp_yaw
+    side = style.grasp_side * np.array([np.sin(yaw), -np.cos(yaw), 0.0])
+    grasp = cube + side + [0.0, 0.0, style.grasp_height]
+    off = np.linalg.norm((grasp - eef)[:2])
+    high = eef[2] - grasp[2]
+    if between and 0.03 < scene.width < CUBE_WIDTH_M + 0.004:
+        top = np.array([eef[0], eef[1], style.lift_z])
+        resting = abs(eef[2] - style.lift_z) < 0.02
+        return Aim(top, here, CLOSE, style.speed, noise=0.5, resting=resting)
+    if closed_on_nothing(scene) and off < 0.06:
+        if style.gives_up:
+            up = np.array([eef[0], eef[1], style.lift_z])
+            resting = abs(eef[2] - style.lift_z) < 0.02
+            return Aim(up, here, CLOSE, style.speed, noise=0.5, resting=resting)
+        if high < style.hover - 0.03:
+            up = np.array([grasp[0], grasp[1], grasp[2] + style.hover])
+            return Aim(up, yaw, CLOSE, style.speed)
+    if high < 0.02 and off < 0.012 and (abs(high) < 0.006 or scene.width < 0.075):
+        return Aim(grasp, yaw, CLOSE, style.speed, noise=0.2)
+    turned, opened = abs(wrap(yaw - here)), scene.width > 0.070
+    ready = off < 0.01 and turned < 0.15 and opened
+    near = np.clip((off - 0.01) / 0.03, 0.0, 1.0)
+    height = style.hover * (near if turned < 0.3 and opened else 1.0)
+    goal = grasp + [0.0, 0.0, 0.0 if ready else height]
+    return Aim(goal, yaw, OPEN, style.speed, noise=0.2 if ready else near)
+
+
+def closed_on_nothing(scene: Scene) -> bool:
+    """Whether the fingers have met without the cube between them."""
+    return scene.width < 0.025
