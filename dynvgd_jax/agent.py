@@ -1,0 +1,159 @@
+"""A steered policy: the method built from a configuration, and its saved runs."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from dynvgd_jax.config_check import check_train, set_fields
+from dynvgd_jax.diffusion.policy import Policy, load_policy, make_eps_fn
+from dynvgd_jax.diffusion.schedule import ddim_schedule
+from dynvgd_jax.errors import UserError
+from dynvgd_jax.runs.checkpoint import CheckpointStore
+from dynvgd_jax.runs.metrics import read_config
+from dynvgd_jax.steering.ensemble import CriticEnsemble
+from dynvgd_jax.steering.guidance import Guidance
+from dynvgd_jax.steering.td import TdConfig
+from dynvgd_jax.steering.vgd import LearnerState, Vgd, VgdConfig, make_vgd
+
+# Parts of a run folder.
+CHECKPOINTS = "checkpoints"
+POLICY = "policy"
+
+
+def build_method(config: ConfigDict, policy: Policy) -> Vgd:
+    """Returns the pure functions of `config.method` for a base policy.
+
+    Method "vgd" has the fixed weight 1 and no clip of the guided x0; "base" is scale 0.
+
+    Raises:
+      UserError: the DDIM or guided steps do not fit the policy.
+    """
+    guidance = Guidance(
+        scale=0.0 if config.method == "base" else config.guidance.scale,
+        last_k=config.guidance.last_k,
+        time_anneal=config.guidance.time_anneal,
+        reduce=config.guidance.reduce,
+        dynamic=config.method == "dynvgd",
+        beta=config.guidance.beta,
+        c_local=config.guidance.c_local,
+        c_global=config.guidance.c_global,
+    )
+    td = TdConfig(
+        gamma=config.gamma,
+        tau=config.target_tau,
+        reduce=config.target_reduce,
+        target_clip=config.target_clip,
+    )
+    options = VgdConfig(
+        guidance=guidance,
+        td=td,
+        learning_rate=config.learning_rate,
+        batch_size=config.batch_size,
+        utd=config.utd,
+        guidance_warmup_updates=config.guidance.warmup_updates,
+        weight_warmup_env_steps=config.guidance.weight_warmup_env_steps,
+    )
+    return make_vgd(
+        options,
+        CriticEnsemble(config.critic.num, config.critic.width, config.critic.depth),
+        ddim_schedule(policy.schedule, config.ddim_steps),
+        functools.partial(make_eps_fn, policy.network),
+        policy.obs_dim,
+        (policy.chunk_len, policy.action_dim),
+    )
+
+
+def checkpoint_tree(learner: LearnerState, env_steps: int) -> dict[str, Any]:
+    """Returns what a checkpoint of a run holds."""
+    return {"learner": learner, "env_steps": env_steps}
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent:
+    """A base policy with the critics that steer it."""
+
+    config: ConfigDict  # of the run, overrides applied
+    policy: Policy
+    method: Vgd
+    learner: LearnerState
+    env_steps: int  # control steps of training behind it
+
+    def act(
+        self, obs: np.ndarray, noise: np.ndarray, td_error: float | None = None
+    ) -> np.ndarray:
+        """Returns `[B, Ta, Da]`: the guided decode of exactly `noise`.
+
+        Args:
+          obs: `[B, Do]` normalised observations.
+          noise: `[B, Ta, Da]` start noise.
+          td_error: mean |Q - y| that w_global sees, in Q units; None takes the run's.
+
+        Raises:
+          ValueError: a shape is wrong.
+        """
+        obs = jnp.asarray(obs, jnp.float32)
+        noise = jnp.asarray(noise, jnp.float32)
+        chunk = (self.policy.chunk_len, self.policy.action_dim)
+        if obs.shape != (len(obs), self.policy.obs_dim):
+            raise ValueError(
+                f"found obs {obs.shape}, expected (B, {self.policy.obs_dim})"
+            )
+        if noise.shape != (len(obs), *chunk):
+            raise ValueError(
+                f"found noise {noise.shape}, expected {(len(obs), *chunk)}"
+            )
+        learner = self.learner
+        if td_error is not None:
+            learner = learner._replace(td_error=jnp.float32(td_error))
+        return self._compiled_act(learner, self.policy.params, obs, noise)
+
+    @functools.cached_property
+    def _compiled_act(self):
+        def act(learner, policy_params, obs, noise):
+            chunk, _ = self.method.act(
+                learner, policy_params, obs, noise, self.env_steps
+            )
+            return chunk
+
+        return jax.jit(act)
+
+
+def load_agent(folder: str | Path, overrides: dict[str, Any] | None = None) -> Agent:
+    """Returns the agent of a run folder (its newest checkpoint) or of one checkpoint.
+
+    Args:
+      folder: a run's folder, or `<run>/checkpoints/<control steps>`.
+      overrides: fields by dotted name, as behind `--config.` on the command line, such
+        as `{"guidance.scale": 0.5, "ddim_steps": 4}`.
+
+    Raises:
+      UserError: there is no such run or checkpoint, it is damaged, or an override is
+        unknown or does not fit the saved critics.
+    """
+    folder = Path(folder)
+    step = None
+    if folder.parent.name == CHECKPOINTS and folder.name.isdecimal():
+        folder, step = folder.parent.parent, int(folder.name)
+    config = ConfigDict(read_config(folder).to_dict())
+    with config.unlocked():
+        config.base_policy = str(folder / POLICY)
+    config.lock()
+    set_fields(config, overrides or {})
+    check_train(config)
+    policy = load_policy(config.base_policy)
+    method = build_method(config, policy)
+    store = CheckpointStore(folder / CHECKPOINTS)
+    step = store.latest() if step is None else step
+    if step is None:
+        raise UserError(
+            f"found no checkpoint in {folder / CHECKPOINTS}; the run wrote none yet"
+        )
+    template = checkpoint_tree(jax.eval_shape(method.init, jax.random.key(0)), 0)
+    tree = store.restore(step, template)
+    return Agent(config, policy, method, tree["learner"], tree["env_steps"])

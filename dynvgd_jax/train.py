@@ -1,0 +1,309 @@
+"""The training loop: act, step, learn, evaluate, write down."""
+
+import functools
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from dynvgd_jax.agent import CHECKPOINTS, POLICY, build_method, checkpoint_tree
+from dynvgd_jax.diffusion.policy import Policy, load_policy, make_eps_fn, save_policy
+from dynvgd_jax.diffusion.sampler import ddim_decode
+from dynvgd_jax.diffusion.schedule import ddim_schedule
+from dynvgd_jax.errors import UserError
+from dynvgd_jax.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.rollout import ActFn, Collector
+from dynvgd_jax.runs.checkpoint import CheckpointStore
+from dynvgd_jax.runs.clocks import Clocks, Due
+from dynvgd_jax.runs.metrics import MetricsLog
+from dynvgd_jax.runs.report import Progress, Summary, print_results, summarise
+from dynvgd_jax.steering import replay as replay_lib
+from dynvgd_jax.steering.vgd import start_noise
+from dynvgd_jax.types import EpisodeResult, VectorEnv
+
+# Finished training episodes over which success and return are averaged.
+RECENT_EPISODES = 100
+
+# Uses of the run's key; a key is drawn from one of these and a counter.
+INIT_KEY, ACT_KEY, UPDATE_KEY = range(3)
+
+ACTIVITIES = ("rollout", "act", "update", "eval")
+
+MakeEnv = Callable[[int], VectorEnv]
+
+
+class Programs(NamedTuple):
+    """The compiled functions of a run."""
+
+    decode: Callable  # (noise kind, params, obs, key, seeds, chunk_index) -> chunk
+    act: Callable  # (learner, params, obs, key, seeds, chunk_index, env_steps)
+    store: Callable  # (replay, transitions) -> replay
+    update: Callable  # see steering.vgd.make_vgd
+
+
+def train(
+    config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = None
+) -> list[Summary]:
+    """Runs one training job and returns its evaluations in order.
+
+    Args:
+      config: as `configs/base.py` describes, checked.
+      workdir: new folder for everything that the run writes.
+      make_env: number of environments -> environments, where they are not robosuite's.
+
+    Raises:
+      UserError: the policy does not fit the task, the folder is taken, or the critics
+        diverged to values that are not finite.
+    """
+    workdir = Path(workdir)
+    source = config.base_policy
+    policy = load_policy(f"builtin:{config.task}" if source == "builtin" else source)
+    if make_env is None:
+        make_env = functools.partial(_robosuite_env, config, policy)
+    run = Run(config, workdir, policy, make_env)
+    try:
+        run.evaluate_base()
+        if config.method != "base":
+            run.learn()
+    finally:
+        run.close()
+    print_results(run.summaries)
+    return run.summaries
+
+
+class Run:
+    """One run's environments, learner, and files."""
+
+    def __init__(
+        self, config: ConfigDict, workdir: Path, policy: Policy, make_env: MakeEnv
+    ):
+        self.config, self.policy = config, policy
+        self.method = build_method(config, policy)
+        self.programs = compile_programs(config, policy, self.method)
+        self.env = make_env(config.num_envs)
+        policy.require_fit(self.env.obs_dim, self.env.action_dim, self.env.chunk_len)
+        self.eval_env = make_env(min(config.eval.num_envs, config.eval.episodes))
+        self.log = MetricsLog(workdir, config)
+        save_policy(workdir / POLICY, policy)  # the run's folder stands alone
+        self.checkpoints = CheckpointStore(workdir / CHECKPOINTS)
+        self.progress = Progress(config.total_env_steps)
+        self.progress.__enter__()
+        self.summaries: list[Summary] = []
+        self.clocks = Clocks(ACTIVITIES)
+        self.eval_seeds = evaluation_seeds(config.eval.seed, config.eval.episodes)
+        self.key = jax.random.key(config.seed)
+        self.eval_key = jax.random.key(config.eval.seed)
+        self.env_steps = 0
+
+    def close(self) -> None:
+        """Ends the environments' threads and closes the files."""
+        self.progress.__exit__(None, None, None)
+        self.log.close()
+        self.env.close()
+        self.eval_env.close()
+
+    def evaluate_base(self) -> None:
+        """Evaluates the unguided policy once per start noise, before any training."""
+        for kind in self.config.eval.noises:
+
+            def act(obs, seeds, chunk_index, kind=kind):
+                arguments = (obs, self.eval_key, seeds, chunk_index)
+                return self.programs.decode(kind, self.policy.params, *arguments)
+
+            self._evaluate(f"base/{kind}", act)
+
+    def evaluate_steered(self, learner) -> None:
+        """Evaluates the steered policy with acting's own start noise."""
+
+        def act(obs, seeds, chunk_index):
+            arguments = (obs, self.eval_key, seeds, chunk_index, self.env_steps)
+            return self.programs.act(learner, self.policy.params, *arguments)[0]
+
+        self._evaluate(f"{self.config.method}/{self.config.acting_noise}", act)
+
+    def learn(self) -> None:
+        """Trains until the budget of control steps is spent."""
+        config = self.config
+        vector_step = config.num_envs * self.env.chunk_len
+        learner = jax.jit(self.method.init)(jax.random.fold_in(self.key, INIT_KEY))
+        replay = self._allocate_replay(vector_step)
+        collector = Collector(self.env, config.seed, config.reward_offset)
+        act_key = jax.random.fold_in(self.key, ACT_KEY)
+        update_key = jax.random.fold_in(self.key, UPDATE_KEY)
+        recent: deque[EpisodeResult] = deque(maxlen=RECENT_EPISODES)
+        pending: list[dict[str, jax.Array]] = []
+        due_log = Due(config.log.every_env_steps)
+        due_evaluation = Due(config.eval.every_env_steps)
+        due_checkpoint = Due(config.checkpoint.every_env_steps)
+        self.clocks = Clocks(ACTIVITIES)
+
+        while self.env_steps < config.total_env_steps:
+            exploring = self.env_steps < config.first_rollout_env_steps
+            books = collector.books
+            arguments = (collector.obs, act_key, books.seed, books.chunks)
+            with self.clocks.measure("act"):
+                if exploring:
+                    chunks, metrics = self._explore(*arguments), {}
+                else:
+                    chunks, metrics = self.programs.act(
+                        learner, self.policy.params, *arguments, self.env_steps
+                    )
+                chunks = np.asarray(chunks)
+            with self.clocks.measure("rollout"):
+                fresh, ended = collector.step(chunks)
+            recent.extend(ended)
+            self.env_steps += vector_step
+            with self.clocks.measure("update"):
+                if exploring:
+                    replay = self.programs.store(replay, fresh)
+                else:
+                    step_key = jax.random.fold_in(update_key, self.env_steps)
+                    learner, replay, update_metrics = self.programs.update(
+                        learner,
+                        replay,
+                        self.policy.params,
+                        fresh,
+                        step_key,
+                        self.env_steps,
+                    )
+                    pending.append(metrics | update_metrics)
+                    jax.block_until_ready(learner)
+
+            stage = "first rollouts" if exploring else "learning"
+            self.progress.update(self.env_steps, success=_success(recent), stage=stage)
+            last = self.env_steps >= config.total_env_steps
+            if due_log(self.env_steps) or last:
+                self._log(pending, recent, learner)
+                pending = []
+            if (due_evaluation(self.env_steps) and not exploring) or last:
+                self.evaluate_steered(learner)
+            if (due_checkpoint(self.env_steps) and not exploring) or last:
+                tree = checkpoint_tree(learner, self.env_steps)
+                self.checkpoints.save(self.env_steps, tree)
+
+    def _explore(self, obs, key, seeds, chunk_index):
+        kind = self.config.acting_noise
+        return self.programs.decode(
+            kind, self.policy.params, obs, key, seeds, chunk_index
+        )
+
+    def _allocate_replay(self, vector_step: int):
+        """Reserves what the run can fill, now rather than hours later."""
+        steps = -(-self.config.total_env_steps // vector_step)
+        capacity = min(self.config.replay.capacity, steps * self.config.num_envs)
+        capacity = max(capacity, self.config.num_envs)
+        flat_dim = self.policy.chunk_len * self.policy.action_dim
+        size = capacity * replay_lib.transition_nbytes(self.policy.obs_dim, flat_dim)
+        self.progress.message(
+            f"replay buffer: {capacity:,} transitions, {size / 1e6:,.0f} MB"
+        )
+        return replay_lib.init_replay(capacity, self.policy.obs_dim, flat_dim)
+
+    def _evaluate(self, name: str, act: ActFn) -> None:
+        done: list[EpisodeResult] = []
+
+        def progress(result):
+            done.append(result)
+            self.progress.update(
+                self.env_steps,
+                success=_success(done),
+                stage=f"evaluating {name} {len(done)}/{len(self.eval_seeds)}",
+            )
+
+        with self.clocks.measure("eval"):
+            results = evaluate(
+                self.eval_env,
+                act,
+                self.eval_seeds,
+                reward_offset=self.config.reward_offset,
+                progress=progress,
+            )
+        summary = summarise(self.env_steps, name, results)
+        self.summaries.append(summary)
+        self.log.episodes(self.env_steps, name, results)
+        prefix = "eval" if name.startswith(f"{self.config.method}/") else f"eval_{name}"
+        self.log.scalars(
+            self.env_steps,
+            {
+                f"{prefix}/success_rate": summary.success_chunk / summary.episodes,
+                f"{prefix}/success_any_rate": summary.success_any / summary.episodes,
+                f"{prefix}/reward": summary.mean_return,
+                f"{prefix}/timesteps": summary.mean_length,
+                f"{prefix}/faults": summary.faults,
+            },
+        )
+
+    def _log(self, pending, recent, learner) -> None:
+        """Fetches the interval's metrics, all at once, and writes their means."""
+        fetched = jax.device_get(pending)
+        names = fetched[0].keys() if fetched else ()
+        values = {n: float(np.mean([f[n] for f in fetched])) for n in names}
+        broken = [name for name, value in values.items() if not np.isfinite(value)]
+        if broken:
+            raise UserError(
+                f"training diverged: {', '.join(broken)} not finite at "
+                f"{self.env_steps:,} control steps; the last checkpoint is kept; lower "
+                "learning_rate or guidance.scale"
+            )
+        if recent:
+            values |= {
+                "train/success_rate": _success(recent),
+                "train/ep_rew_mean": np.mean([r.episode_return for r in recent]),
+                "train/ep_len_mean": np.mean([r.length for r in recent]),
+                "train/faults": sum(r.fault for r in recent),
+            }
+        vector_step = self.config.num_envs * self.env.chunk_len
+        values |= {
+            "train/num_updates": int(learner.num_updates),
+            "train/updates_per_control_step": self.config.utd / vector_step,
+        }
+        values |= self.clocks.report(self.env_steps)
+        self.log.scalars(self.env_steps, values)
+
+
+def compile_programs(config: ConfigDict, policy: Policy, method) -> Programs:
+    """Returns the run's functions, compiled on first use, states donated."""
+    schedule = ddim_schedule(policy.schedule, config.ddim_steps)
+    chunk_shape = (policy.chunk_len, policy.action_dim)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def decode(kind, params, obs, key, seeds, chunk_index):
+        noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
+        eps_fn = make_eps_fn(policy.network, params)
+        return ddim_decode(eps_fn, schedule, noise, obs)[0]
+
+    @jax.jit
+    def act(learner, params, obs, key, seeds, chunk_index, env_steps):
+        kind = config.acting_noise
+        noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
+        return method.act(learner, params, obs, noise, env_steps)
+
+    return Programs(
+        decode=decode,
+        act=act,
+        store=jax.jit(replay_lib.add, donate_argnums=0),
+        update=jax.jit(method.update, donate_argnums=(0, 1)),
+    )
+
+
+def _success(episodes) -> float | None:
+    if not episodes:
+        return None
+    return sum(r.success_chunk for r in episodes) / len(episodes)
+
+
+def _robosuite_env(config: ConfigDict, policy: Policy, num_envs: int) -> VectorEnv:
+    # Imported here: the learner also runs where no simulator is installed.
+    from dynvgd_jax.envs.vector import RobosuiteVectorEnv
+
+    return RobosuiteVectorEnv(
+        config.task,
+        num_envs,
+        policy.normalization,
+        engine=config.env.engine,
+        num_threads=config.env.num_threads,
+    )
