@@ -1,0 +1,165 @@
+"""The noise-predicting network of DPPO's MLP policies (`DiffusionMLP`)."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+# DPPO's residual blocks set 1e-6, its plain MLP keeps PyTorch's default.
+RESIDUAL_NORM_EPS = 1e-6
+PLAIN_NORM_EPS = 1e-5
+# Above it mish(x) = x in float32, and exp(2 * x) is still finite.
+MISH_LINEAR_FROM = 20.0
+
+
+def mish(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`x * tanh(log(1 + exp(x)))`, written with a single exponential.
+
+    With e = exp(x): tanh(log(1 + e)) = n / (n + 2), n = e * (e + 2).
+    """
+    e = jnp.exp(jnp.minimum(x, MISH_LINEAR_FROM))
+    n = e * (e + 2.0)
+    return x * (n / (n + 2.0))
+
+
+ACTIVATIONS = {"mish": mish, "relu": jax.nn.relu}
+
+
+class Dense(nn.Module):
+    """`x @ kernel + bias`, initialised like PyTorch's Linear.
+
+    Weights and biases are uniform in +-1 / sqrt(fan_in).
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b n"]) -> Float[Array, "*b m"]:
+        bound = 1.0 / math.sqrt(x.shape[-1])
+
+        def init(key, shape):
+            return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        bias = self.param("bias", init, (self.features,))
+        y = x @ kernel
+        return y + jnp.broadcast_to(bias, y.shape)
+
+
+def _layer_norm(eps, name):
+    # The fast variance E[x^2] - E[x]^2 loses digits that PyTorch keeps.
+    return nn.LayerNorm(epsilon=eps, use_fast_variance=False, name=name)
+
+
+def sinusoidal_embedding(t: Int[Array, "b"], dim: int) -> Float[Array, "b {dim}"]:
+    """`[sin(t * f), cos(t * f)]`, f = exp(-j * ln(10000) / (dim / 2 - 1))."""
+    half = dim // 2
+    frequencies = np.exp(np.arange(half) * -(math.log(10000) / (half - 1)))
+    angles = t[:, None].astype(jnp.float32) * frequencies.astype(np.float32)[None, :]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class DiffusionMLP(nn.Module):
+    """Predicts the noise in an action chunk from (x_t, t, obs).
+
+    The trunk's input is `[x_t flattened, time embedding, encoded obs]`. The time
+    embedding always uses Mish; trunk and observation encoder use `activation`.
+    """
+
+    obs_dim: int
+    action_dim: int
+    chunk_len: int
+    time_dim: int = 16  # even, at least 4
+    hidden_dims: tuple[int, ...] = (512, 512, 512)
+    cond_dims: tuple[int, ...] = ()  # widths of the observation encoder; () is none
+    activation: str = "mish"  # or "relu"
+    residual: bool = True  # equal widths; 1 + 2 * blocks hidden layers
+    layer_norm: bool = False
+
+    def __post_init__(self):
+        # Serialised architectures bring lists; a module must be hashable.
+        for name in ("hidden_dims", "cond_dims"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"found activation {self.activation!r}, expected one of "
+                f"{sorted(ACTIVATIONS)}"
+            )
+        if self.time_dim < 4 or self.time_dim % 2:
+            raise ValueError(f"found time_dim {self.time_dim}, expected even and >= 4")
+        if not self.hidden_dims:
+            raise ValueError("found no hidden_dims, expected at least one width")
+        if self.residual and (
+            len(set(self.hidden_dims)) != 1 or len(self.hidden_dims) % 2 == 0
+        ):
+            raise ValueError(
+                f"found residual hidden_dims {self.hidden_dims}, expected an odd "
+                "number of equal widths"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        x_t: Float[Array, "b ta da"],
+        t: Int[Array, "*b"],
+        obs: Float[Array, "b do"],
+    ) -> Float[Array, "b ta da"]:
+        """Returns `eps_hat` `[B, Ta, Da]`.
+
+        Args:
+          x_t: noisy action chunks `[B, Ta, Da]`.
+          t: training timestep `[B]`, or `[]` where it is the same for the whole
+            batch (the embedding is then computed for one row).
+          obs: normalised observations `[B, Do]`.
+        """
+        expected = (self.chunk_len, self.action_dim)
+        if x_t.shape[1:] != expected or obs.shape != (len(x_t), self.obs_dim):
+            raise ValueError(
+                f"found x_t {x_t.shape} and obs {obs.shape}, expected "
+                f"(B, {expected[0]}, {expected[1]}) and (B, {self.obs_dim})"
+            )
+        batch = len(x_t)
+        time = sinusoidal_embedding(jnp.atleast_1d(t), self.time_dim)
+        time = mish(Dense(2 * self.time_dim, name="time_0")(time))
+        time = Dense(self.time_dim, name="time_1")(time)
+        time = jnp.broadcast_to(time, (batch, self.time_dim))
+
+        act = ACTIVATIONS[self.activation]
+        condition = obs
+        for i, width in enumerate(self.cond_dims):
+            condition = Dense(width, name=f"cond_{i}")(condition)
+            if i < len(self.cond_dims) - 1:
+                condition = act(condition)
+
+        h = jnp.concatenate([x_t.reshape(batch, -1), time, condition], axis=-1)
+        h = self._residual_trunk(h, act) if self.residual else self._plain_trunk(h, act)
+        eps = Dense(self.chunk_len * self.action_dim, name="out")(h)
+        return eps.reshape(x_t.shape)
+
+    def _residual_trunk(self, h, act):
+        """One Dense, then pre-activation blocks of two Dense each."""
+
+        def normed(x, name):
+            return _layer_norm(RESIDUAL_NORM_EPS, name)(x) if self.layer_norm else x
+
+        width = self.hidden_dims[0]
+        h = Dense(width, name="trunk_in")(h)
+        for i in range((len(self.hidden_dims) - 1) // 2):
+            inner = act(normed(h, f"block_{i}_norm1"))
+            inner = Dense(width, name=f"block_{i}_l1")(inner)
+            inner = act(normed(inner, f"block_{i}_norm2"))
+            h = h + Dense(width, name=f"block_{i}_l2")(inner)
+        return h
+
+    def _plain_trunk(self, h, act):
+        """Dense, optional LayerNorm, activation, for every hidden width."""
+        for i, width in enumerate(self.hidden_dims):
+            h = Dense(width, name=f"trunk_{i}")(h)
+            if self.layer_norm:
+                h = _layer_norm(PLAIN_NORM_EPS, f"trunk_{i}_norm")(h)
+            h = act(h)
+        return h

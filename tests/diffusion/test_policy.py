@@ -1,0 +1,169 @@
+"""Policy folders: round trip, sampling, and every way in which they can be wrong."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynvgd_jax.diffusion import policy as policies
+from dynvgd_jax.diffusion.network import DiffusionMLP
+from dynvgd_jax.diffusion.policy import Policy, init_params, load_policy, save_policy
+from dynvgd_jax.diffusion.sampler import ddim_decode
+from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
+from dynvgd_jax.envs.normalize import Normalization, save_normalization
+from dynvgd_jax.errors import UserError
+
+
+def make_policy(**fields):
+    net = DiffusionMLP(5, 2, 4, hidden_dims=(16, 16, 16), **fields)
+    rows = [np.arange(n, dtype=np.float32) + low for n, low in ((5, 0), (5, 9))]
+    actions = [np.full(2, value, np.float32) for value in (-1, 1)]
+    return Policy(
+        network=net,
+        params=init_params(net, jax.random.key(0)),
+        schedule=cosine_schedule(20),
+        normalization=Normalization(*rows, *actions),
+        task="reach",
+        metadata={"source": "test", "steps": 3},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_policy(tmp_path / "policy", make_policy())
+    return tmp_path / "policy"
+
+
+def batch(n=3):
+    rng = np.random.default_rng(0)
+    return rng.uniform(-1, 1, (n, 5)), rng.normal(size=(n, 4, 2))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, dict(cond_dims=(8, 4), activation="relu"), dict(layer_norm=True)],
+    ids=["plain", "encoder", "norm"],
+)
+def test_round_trip(tmp_path, fields):
+    policy = make_policy(**fields)
+    save_policy(tmp_path / "p", policy)
+    loaded = load_policy(tmp_path / "p")
+    assert loaded.network == policy.network
+    assert (loaded.task, loaded.metadata) == ("reach", policy.metadata)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, policy.params)
+    jax.tree.map(np.testing.assert_array_equal, loaded.schedule, policy.schedule)
+    for a, b in zip(loaded.normalization, policy.normalization, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.array_equal(loaded.sample(*batch()), policy.sample(*batch()))
+    assert [p.name for p in tmp_path.iterdir()] == ["p"]
+
+
+def test_sample_is_plain_ddim():
+    policy, (obs, noise) = make_policy(), batch()
+    schedule = ddim_schedule(policy.schedule, 4)
+    obs32, noise32 = jnp.float32(obs), jnp.float32(noise)
+    expected = ddim_decode(policy.eps_fn, schedule, noise32, obs32)[0]
+    chunk = policy.sample(obs, noise, ddim_steps=4)
+    assert chunk.shape == (3, 4, 2) and chunk.dtype == jnp.float32
+    np.testing.assert_allclose(chunk, expected, atol=2e-6)
+    assert not np.allclose(chunk, policy.sample(obs, noise, ddim_steps=8))
+
+
+def test_rows_do_not_depend_on_the_batch():
+    policy, (obs, noise) = make_policy(), batch(8)
+    whole = policy.sample(obs, noise)
+    np.testing.assert_allclose(policy.sample(obs[:3], noise[:3]), whole[:3], atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("obs_shape", "noise_shape"),
+    [((3, 4), (3, 4, 2)), ((3, 5), (2, 4, 2)), ((5,), (1, 4, 2)), ((3, 5), (3, 8))],
+)
+def test_sample_checks_shapes(obs_shape, noise_shape):
+    with pytest.raises(ValueError, match=r"expected \(B, 5\)"):
+        make_policy().sample(np.zeros(obs_shape), np.zeros(noise_shape))
+
+
+def test_sample_checks_steps():
+    with pytest.raises(UserError, match="1 to 20"):
+        make_policy().sample(*batch(), ddim_steps=40)
+
+
+def test_require_fit():
+    policy = make_policy()
+    policy.require_fit(5, 2, 4)
+    with pytest.raises(UserError, match=r"\(5, 2, 4\), expected \(23, 7, 4\)"):
+        policy.require_fit(23, 7, 4)
+
+
+def test_never_overwrites(folder):
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError, match="exists already"):
+        save_policy(folder, make_policy())
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(UserError, match="no policy folder"):
+        load_policy(tmp_path / "nothing")
+
+
+def test_unknown_builtin():
+    with pytest.raises(UserError, match="no built-in policy 'sqare'"):
+        load_policy("builtin:sqare")
+
+
+def test_builtin_folder(folder, monkeypatch):
+    monkeypatch.setattr(policies, "ASSETS", folder.parent)
+    assert load_policy("builtin:policy").task == "reach"
+
+
+@pytest.mark.parametrize("name", ["policy.json", "normalization.npz", "weights"])
+def test_incomplete_folder(folder, name):
+    (folder / name).rename(folder / "elsewhere")
+    with pytest.raises(UserError) as error:
+        load_policy(folder)
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def edit(folder, change):
+    path = folder / "policy.json"
+    description = json.loads(path.read_text())
+    change(description)
+    path.write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["network"].update(hidden_dims=[32, 32, 32]), "block_0_l1"),
+        (lambda d: d["network"].update(cond_dims=[8]), "cond_0"),
+        (lambda d: d["network"].update(obs_dim=6), "trunk_in"),
+        (lambda d: d["network"].update(activation="tanh"), "tanh"),
+        (lambda d: d["network"].update(depth=3), "depth"),
+        (lambda d: d["network"].pop("action_dim"), "action_dim"),
+        (lambda d: d.pop("task"), "task"),
+        (lambda d: d.update(num_train_timesteps=1), "at least 2"),
+        (lambda d: d.update(format_version=99), "format 99"),
+    ],
+)
+def test_description_that_does_not_fit(folder, change, message):
+    edit(folder, change)
+    with pytest.raises(UserError, match=message):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+def test_damaged_description(folder, text):
+    (folder / "policy.json").write_text(text)
+    with pytest.raises(UserError, match="damaged"):
+        load_policy(folder)
+
+
+def test_normalization_of_another_task(folder):
+    other = Normalization(np.zeros(9), np.ones(9), np.zeros(2), np.ones(2))
+    save_normalization(folder / "normalization.npz", other)
+    with pytest.raises(UserError, match=r"\(9, 2\).*expected \(5, 2\)"):
+        load_policy(folder)
