@@ -164,10 +164,15 @@ class RobosuiteVectorEnv:
                 VERIFIED_MUJOCO,
             )
             return "robosuite"
-        return "robosuite"
+        return engine
 
     def _make_stepper(self, env):
-        return StockStepper(env, self.task)
+        if self.engine == "robosuite":
+            return StockStepper(env, self.task)
+        # imported here: numba's start costs a second that the fallback can save
+        from dynvgd_jax.envs.control import CompiledStepper
+
+        return CompiledStepper(env, self.task)
 
     def _check_sizes(self, norm):
         if norm is None:

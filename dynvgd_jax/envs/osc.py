@@ -1,0 +1,166 @@
+"""Operational-space control of one Panda arm, compiled: robosuite's OSC_POSE.
+
+The formulas are those of robosuite 1.4.1's osc.py (delta control, fixed impedance,
+position and rotation uncoupled), reordered so that only a 7x7 and a 6x6 Cholesky
+factorisation remain of its inverses and pseudo-inverses.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+from robosuite.utils.transform_utils import quat2mat
+
+_REST_KP = 10.0  # robosuite's nullspace stiffness, 1/s^2
+_REST_KD = 2.0 * math.sqrt(_REST_KP)
+
+
+@njit(nogil=True, error_model="numpy")
+def factor(a, n):
+    """Factors a's lower triangle [n, n] in place (Cholesky); False if impossible."""
+    for j in range(n):
+        pivot = a[j, j]
+        for k in range(j):
+            pivot -= a[j, k] * a[j, k]
+        if not pivot > 0.0:
+            return False
+        pivot = math.sqrt(pivot)
+        a[j, j] = pivot
+        for i in range(j + 1, n):
+            value = a[i, j]
+            for k in range(j):
+                value -= a[i, k] * a[j, k]
+            a[i, j] = value / pivot
+    return True
+
+
+@njit(nogil=True, error_model="numpy")
+def solve(lower, b, n):
+    """Overwrites b [n] by the solution of `L L^T x = b`."""
+    for i in range(n):
+        for k in range(i):
+            b[i] -= lower[i, k] * b[k]
+        b[i] /= lower[i, i]
+    for i in range(n - 1, -1, -1):
+        for k in range(i + 1, n):
+            b[i] -= lower[k, i] * b[k]
+        b[i] /= lower[i, i]
+
+
+@njit(nogil=True, error_model="numpy")
+def solve_symmetric(a, b, work):
+    """Returns `a^-1 b`; the pseudo-inverse where a [n, n] is singular, as robosuite."""
+    n = len(b)
+    work[:n, :n] = a
+    x = b.copy()
+    if factor(work, n):
+        solve(work, x, n)
+        return x
+    return np.linalg.pinv(a) @ b
+
+
+@njit(nogil=True, error_model="numpy")
+def set_goal(action, position, rotation, scale, goal):
+    """Writes the pose that `action [6]` asks for into goal [12] (position, rotation).
+
+    A rotation of exactly zero keeps the old target rotation, as in robosuite.
+    """
+    delta = np.empty(6)
+    for i in range(6):
+        delta[i] = min(max(action[i], -1.0), 1.0) * scale[i]
+    for i in range(3):
+        goal[i] = position[i] + delta[i]
+    angle = math.sqrt(delta[3] ** 2 + delta[4] ** 2 + delta[5] ** 2)
+    if angle == 0.0:
+        return
+    quat = np.empty(4)
+    quat[3] = math.cos(angle / 2.0)
+    for i in range(3):
+        quat[i] = delta[3 + i] / angle * math.sin(angle / 2.0)
+    turn = quat2mat(quat)
+    for i in range(3):
+        for j in range(3):
+            value = 0.0
+            for k in range(3):
+                value += turn[i, k] * rotation[k, j]
+            goal[3 + 3 * i + j] = value
+
+
+@njit(nogil=True, error_model="numpy")
+def arm_torques(
+    position, rotation, anchors, axes, mass, q, qd, bias, rest, goal, gains
+):
+    """Returns the torques [7] before clipping.
+
+    position [3], rotation [3, 3]: grip site; anchors, axes [7, 3]: joints in the
+    world; mass [7, 7]: joint-space inertia; q, qd, bias, rest [7]; goal [12]:
+    target position and rotation; gains [2, 6]: stiffness and damping.
+    """
+    jac = np.empty((6, 7))
+    for i in range(7):
+        x, y, z = axes[i, 0], axes[i, 1], axes[i, 2]
+        rx = position[0] - anchors[i, 0]
+        ry = position[1] - anchors[i, 1]
+        rz = position[2] - anchors[i, 2]
+        jac[0, i] = y * rz - z * ry
+        jac[1, i] = z * rx - x * rz
+        jac[2, i] = x * ry - y * rx
+        jac[3, i], jac[4, i], jac[5, i] = x, y, z
+
+    error = np.zeros(6)
+    for i in range(3):
+        error[i] = goal[i] - position[i]
+    for c in range(3):  # half the sum of cross products of the columns
+        ax, ay, az = rotation[0, c], rotation[1, c], rotation[2, c]
+        bx, by, bz = goal[3 + c], goal[6 + c], goal[9 + c]
+        error[3] += 0.5 * (ay * bz - az * by)
+        error[4] += 0.5 * (az * bx - ax * bz)
+        error[5] += 0.5 * (ax * by - ay * bx)
+
+    wrench = np.empty(6)
+    pull = np.empty(7)  # acceleration towards the rest posture
+    for j in range(7):
+        pull[j] = _REST_KP * (rest[j] - q[j]) - _REST_KD * qd[j]
+    drift = np.zeros(6)  # J pull: what the posture task would do to the hand
+    for i in range(6):
+        velocity = 0.0
+        for j in range(7):
+            velocity += jac[i, j] * qd[j]
+            drift[i] += jac[i, j] * pull[j]
+        wrench[i] = gains[0, i] * error[i] - gains[1, i] * velocity
+
+    # J M^-1 J^T, from L^-1 J^T
+    lower = mass.copy()
+    factor(lower, 7)
+    half = np.empty((6, 7))
+    for r in range(6):
+        for i in range(7):
+            value = jac[r, i]
+            for k in range(i):
+                value -= lower[i, k] * half[r, k]
+            half[r, i] = value / lower[i, i]
+    inverse = np.empty((6, 6))
+    for r in range(6):
+        for c in range(r + 1):
+            value = 0.0
+            for k in range(7):
+                value += half[r, k] * half[c, k]
+            inverse[r, c] = value
+            inverse[c, r] = value
+
+    # robosuite: tau = J^T [L_p f, L_o t] + bias + N^T M pull with
+    # N^T M pull = M pull - J^T Lambda J pull
+    work = np.empty((6, 6))
+    force = np.empty(6)
+    force[:3] = solve_symmetric(inverse[:3, :3].copy(), wrench[:3].copy(), work)
+    force[3:] = solve_symmetric(inverse[3:, 3:].copy(), wrench[3:].copy(), work)
+    force -= solve_symmetric(inverse, drift, work)
+    torque = np.empty(7)
+    for j in range(7):
+        value = bias[j]
+        for i in range(6):
+            value += jac[i, j] * force[i]
+        for k in range(7):
+            value += mass[j, k] * pull[k]
+        torque[j] = value
+    return torque
