@@ -6,17 +6,26 @@ controller before each `mj_step`; here each substep is `mj_step1`, the controlle
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mujoco
 import numpy as np
 from numba import njit
 
 from dynvgd_jax.envs import libmujoco, osc, readout, scene, snapshot
+from dynvgd_jax.envs.libmujoco import (
+    call_model_data,
+    doubles,
+    function_address,
+    integers,
+    matrices,
+    vectors,
+)
 from dynvgd_jax.envs.stock import ChunkOutcome
 from dynvgd_jax.envs.tasks import Task
 
@@ -24,76 +33,92 @@ SUBSTEPS = 25  # 500 Hz physics, 20 Hz control
 _GRIP_SPEED = 0.01  # change of the finger command per substep (PandaGripper)
 
 
-class Control(NamedTuple):
-    """The controllers' state; A arms. Written in place by the compiled step."""
-
-    goal: np.ndarray  # [A, 12] target position and rotation of the hand
-    rest_joint: np.ndarray  # [A, 7] posture that the null space is pulled to
-    grip: np.ndarray  # [A, 2] finger commands in [-1, 1]
-    first_mass: np.ndarray  # [A, 7, 7] inertia that robosuite's first substep uses
-    fresh: np.ndarray  # [A] 0 before the first substep of an episode, then 1
+# The controllers' state, one row per arm, written in place by the compiled step.
+GOAL = slice(0, 12)  # target position and rotation matrix of the hand
+REST = slice(12, 19)  # joint posture that the null space is pulled to
+GRIP = slice(19, 21)  # finger commands in [-1, 1]
+MASS = slice(21, 70)  # inertia that robosuite's first substep after a reset uses
+FRESH = 70  # 0 before the first substep of an episode, then 1
+CONTROL_SIZE = 71
 
 
 @njit(nogil=True, error_model="numpy")
 def _arm_inertia(scene, arm, mass):
     """Writes the arm's block [7, 7] of the sparse inertia matrix."""
-    first = scene.arm_dofs[arm, 0]
+    entries, starts = doubles(scene.qM), integers(scene.dof_Madr)
+    parents = integers(scene.dof_parentid)
+    first = scene.first_dof[arm]
     for i in range(7):
-        dof = scene.arm_dofs[arm, i]
-        address = scene.dof_madr[dof]
+        dof = first + i
+        address = starts[dof]
         while dof >= first:
-            mass[i, dof - first] = scene.qM[address]
-            mass[dof - first, i] = scene.qM[address]
+            mass[i, dof - first] = entries[address]
+            mass[dof - first, i] = entries[address]
             address += 1
-            dof = scene.dof_parent[dof]
+            dof = parents[dof]
 
 
 @njit(nogil=True, error_model="numpy")
 def _control_arm(scene, control, arm, action, is_policy_step):
-    """Writes the arm's and the fingers' commands for one substep."""
+    """Writes the arm's and the fingers' commands for one substep.
+
+    control: the arm's row of the controllers' state; action: [7].
+    """
     site = scene.grip_sites[arm]
-    position = scene.site_xpos[site]
-    rotation = scene.site_xmat[site].reshape(3, 3)
-    goal = control.goal[arm]
+    position = vectors(scene.site_xpos)[site]
+    rotation = matrices(scene.site_xmat)[site]
     if is_policy_step:
-        osc.set_goal(action, position, rotation, scene.scale[arm], goal)
+        osc.set_goal(action, position, rotation, scene.scale[arm], control[GOAL])
     mass = np.zeros((7, 7))
-    anchors, axes = np.empty((7, 3)), np.empty((7, 3))
-    q, qd, bias = np.empty(7), np.empty(7), np.empty(7)
-    for i in range(7):
-        joint, dof = scene.joints[arm, i], scene.arm_dofs[arm, i]
-        anchors[i] = scene.xanchor[joint]
-        axes[i] = scene.xaxis[joint]
-        q[i] = scene.qpos[scene.arm_qpos[arm, i]]
-        qd[i], bias[i] = scene.qvel[dof], scene.qfrc_bias[dof]
-    if control.fresh[arm] == 0.0:
-        mass[:] = control.first_mass[arm]
-        control.fresh[arm] = 1.0
+    if control[FRESH] == 0.0:
+        for i in range(49):
+            mass[i // 7, i % 7] = control[MASS.start + i]
+        control[FRESH] = 1.0
     else:
         _arm_inertia(scene, arm, mass)
+    joint, dof = scene.first_joint[arm], scene.first_dof[arm]
+    place = scene.first_qpos[arm]
     torque = osc.arm_torques(
         position,
         rotation,
-        anchors,
-        axes,
+        vectors(scene.xanchor)[joint : joint + 7],
+        vectors(scene.xaxis)[joint : joint + 7],
         mass,
-        q,
-        qd,
-        bias,
-        control.rest_joint[arm],
-        goal,
-        scene.gains[arm],
+        doubles(scene.qpos)[place : place + 7],
+        doubles(scene.qvel)[dof : dof + 7],
+        doubles(scene.qfrc_bias)[dof : dof + 7],
+        control[REST],
+        control[GOAL],
+        scene.stiffness[arm],
+        scene.damping[arm],
     )
+    ctrl = doubles(scene.ctrl)
     for i in range(7):
-        low, high = scene.torque_range[arm, i, 0], scene.torque_range[arm, i, 1]
-        scene.ctrl[scene.arm_actuators[arm, i]] = min(max(torque[i], low), high)
+        low, high = scene.torque_low[arm, i], scene.torque_high[arm, i]
+        ctrl[scene.arm_actuators[arm, i]] = min(max(torque[i], low), high)
     step = _GRIP_SPEED * np.sign(action[6])
     for i in range(2):
-        command = control.grip[arm, i] + (step if i == 1 else -step)
-        control.grip[arm, i] = min(max(command, -1.0), 1.0)
-        middle, half = scene.finger_range[arm, i, 0], scene.finger_range[arm, i, 1]
-        actuator = scene.finger_actuators[arm, i]
-        scene.ctrl[actuator] = middle + half * control.grip[arm, i]
+        command = control[GRIP.start + i] + (step if i == 1 else -step)
+        command = min(max(command, -1.0), 1.0)
+        control[GRIP.start + i] = command
+        ctrl[scene.finger_actuators[arm, i]] = (
+            scene.finger_middle[arm, i] + scene.finger_half[arm, i] * command
+        )
+
+
+@njit(nogil=True, error_model="numpy")
+def _is_sound(scene, before):
+    """Whether time went on, MuJoCo did not warn and the joints are finite numbers."""
+    if not doubles(scene.time)[0] > before:
+        return False
+    counts = integers(scene.warnings)
+    for i in range(8):
+        if counts[2 * i + 1] != 0:
+            return False
+    qpos, bad = doubles(scene.qpos), 0
+    for i in range(scene.nq):
+        bad += not math.isfinite(qpos[i])
+    return bad == 0
 
 
 def _source_stamp() -> int:
@@ -118,28 +143,29 @@ def compiled_chunk() -> Callable[..., int]:
     stamp = _source_stamp()
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def run_chunk(step1, step2, model, data, scene, control, actions, out):
-        """Runs actions [Ta, 7 A]; fills out = (obs, reward, success).
+    def run_chunk(functions, scenes, control, actions, obs, reward, success):
+        """Runs actions [Ta, 7 A]; fills obs [Do], reward [Ta] and success [Ta].
 
-        Returns 0, or 1 as soon as MuJoCo warned or time ran backwards.
+        functions: addresses of mj_step1, mj_step2, mjModel, mjData; scenes: the
+        record [1]; control: [A, CONTROL_SIZE]. Returns 0, or 1 as soon as the physics
+        broke.
         """
         if stamp < 0:  # never; ties the machine code to the sources
             return 2
-        obs, reward, success = out
+        scene = scenes[0]
+        step1, step2, model, data = functions
         for k in range(len(actions)):
-            before = scene.time[0]
+            before = doubles(scene.time)[0]
             for substep in range(SUBSTEPS):
-                libmujoco.call_model_data(step1, model, data)
-                for arm in range(len(scene.grip_sites)):
+                call_model_data(step1, model, data)
+                for arm in range(scene.num_arms):
                     action = actions[k, 7 * arm : 7 * arm + 7]
-                    _control_arm(scene, control, arm, action, substep == 0)
-                libmujoco.call_model_data(step2, model, data)
-            if scene.time[0] <= before or scene.warnings.any():
+                    _control_arm(scene, control[arm], arm, action, substep == 0)
+                call_model_data(step2, model, data)
+            if not _is_sound(scene, before):
                 return 1
             success[k] = readout.is_success(scene)
             reward[k] = 1.0 if success[k] else 0.0
-        if not (np.isfinite(scene.qpos).all() and np.isfinite(scene.xpos).all()):
-            return 1
         readout.observe(scene, obs)
         return 0
 
@@ -159,19 +185,12 @@ class CompiledStepper:
         model = env.sim.model._model
         # nothing reads the wrist's force sensors, which cost a pass over all bodies
         model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_SENSOR
-        self._scene = scene.make_scene(env, task)
-        arms = task.num_arms
-        self._control = Control(
-            goal=np.zeros((arms, 12)),
-            rest_joint=np.zeros((arms, 7)),
-            grip=np.zeros((arms, 2)),
-            first_mass=np.zeros((arms, 7, 7)),
-            fresh=np.zeros(arms),
-        )
+        self._scene, self._keep = scene.make_scene(env, task)
+        self._control = np.zeros((task.num_arms, CONTROL_SIZE))
         self._chunk = compiled_chunk()
-        self._addresses = (
-            libmujoco.function_address("mj_step1"),
-            libmujoco.function_address("mj_step2"),
+        self._functions = (
+            function_address("mj_step1"),
+            function_address("mj_step2"),
             model._address,
             env.sim.data._data._address,
         )
@@ -179,28 +198,27 @@ class CompiledStepper:
     def start(self) -> None:
         """Takes the controllers' state over from robosuite after a reset."""
         state = snapshot.read_controllers(self.env)
-        state["first_mass"] = state["reading_mass_matrix"]
-        for name, array in self._control._asdict().items():
-            array[:] = state[name]
+        control = self._control
+        control[:, GOAL] = state["goal"]
+        control[:, REST] = state["rest_joint"]
+        control[:, GRIP] = state["grip"]
+        control[:, MASS] = state["reading_mass_matrix"].reshape(-1, 49)
+        control[:, FRESH] = state["fresh"]
 
     def run(self, actions: np.ndarray) -> ChunkOutcome:
         """Runs raw actions [Ta, Da] float64; holds the GIL only at both ends."""
-        length = len(actions)
-        out = (
-            np.empty(self.task.obs_dim),
-            np.zeros(length),
-            np.zeros(length, np.bool_),
+        obs = np.empty(self.task.obs_dim)
+        reward, success = np.zeros(len(actions)), np.zeros(len(actions), bool)
+        code = self._chunk(
+            self._functions, self._scene, self._control, actions, obs, reward, success
         )
-        code = self._chunk(*self._addresses, self._scene, self._control, actions, out)
-        return ChunkOutcome(*out, bool(code))
+        return ChunkOutcome(obs, reward, success, code != 0)
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Returns everything that the rest of the episode depends on."""
-        control = {k: v.copy() for k, v in self._control._asdict().items()}
-        return {**snapshot.read_physics(self.env), **control}
+        return {**snapshot.read_physics(self.env), "control": self._control.copy()}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Continues from a state of `get_state`, bit for bit."""
         snapshot.write_physics(self.env, state)
-        for name, array in self._control._asdict().items():
-            array[:] = state[name]
+        self._control[:] = state["control"]

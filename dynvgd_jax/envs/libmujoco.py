@@ -7,7 +7,7 @@ from typing import Any
 import mujoco
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import carray, njit, types
 from numba.extending import intrinsic
 
 
@@ -38,6 +38,49 @@ def call_model_data(typingctx, address, model, data):
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def _pointer(typingctx, address):
+    """Turns an address (int64) into a pointer for numba's carray."""
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), codegen
+
+
+_MANY = 1 << 30  # rows of a view whose length the caller knows
+
+
+@njit(nogil=True)
+def doubles(address):
+    """Returns the float64 array [many] at an address."""
+    return carray(_pointer(address), (_MANY,), np.float64)
+
+
+@njit(nogil=True)
+def vectors(address):
+    """Returns the float64 array [many, 3] at an address."""
+    return carray(_pointer(address), (_MANY, 3), np.float64)
+
+
+@njit(nogil=True)
+def quaternions(address):
+    """Returns the float64 array [many, 4] at an address."""
+    return carray(_pointer(address), (_MANY, 4), np.float64)
+
+
+@njit(nogil=True)
+def matrices(address):
+    """Returns the float64 array [many, 3, 3] at an address."""
+    return carray(_pointer(address), (_MANY, 3, 3), np.float64)
+
+
+@njit(nogil=True)
+def integers(address):
+    """Returns the int32 array [many] at an address."""
+    return carray(_pointer(address), (_MANY,), np.int32)
 
 
 def _view(ctype, address: int) -> np.ndarray:

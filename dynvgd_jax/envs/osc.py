@@ -9,7 +9,10 @@ import math
 
 import numpy as np
 from numba import njit
-from robosuite.utils.transform_utils import quat2mat
+
+from dynvgd_jax.envs.tasks import import_robosuite
+
+quat2mat = import_robosuite().utils.transform_utils.quat2mat
 
 _REST_KP = 10.0  # robosuite's nullspace stiffness, 1/s^2
 _REST_KD = 2.0 * math.sqrt(_REST_KP)
@@ -48,15 +51,61 @@ def solve(lower, b, n):
 
 
 @njit(nogil=True, error_model="numpy")
-def solve_symmetric(a, b, work):
-    """Returns `a^-1 b`; the pseudo-inverse where a [n, n] is singular, as robosuite."""
-    n = len(b)
-    work[:n, :n] = a
-    x = b.copy()
+def pseudo_solve(a, b, n):
+    """Returns `pinv(a) b` [n] for a symmetric a [n, n], which it overwrites.
+
+    Jacobi's eigenvalue iteration; eigenvalues below 1e-15 of the largest count as
+    zero, the cut that robosuite's `np.linalg.pinv` makes.
+    """
+    vectors = np.eye(n)
+    for _ in range(30):
+        for p in range(n):
+            for q in range(p + 1, n):
+                if a[p, q] == 0.0:
+                    continue
+                half = 0.5 * math.atan2(2.0 * a[p, q], a[p, p] - a[q, q])
+                c, s = math.cos(half), math.sin(half)
+                for k in range(n):
+                    x, y = a[k, p], a[k, q]
+                    a[k, p], a[k, q] = c * x + s * y, c * y - s * x
+                for k in range(n):
+                    x, y = a[p, k], a[q, k]
+                    a[p, k], a[q, k] = c * x + s * y, c * y - s * x
+                for k in range(n):
+                    x, y = vectors[k, p], vectors[k, q]
+                    vectors[k, p], vectors[k, q] = c * x + s * y, c * y - s * x
+    largest = 0.0
+    for i in range(n):
+        largest = max(largest, abs(a[i, i]))
+    x = np.zeros(n)
+    for i in range(n):
+        if abs(a[i, i]) > 1e-15 * largest:
+            weight = 0.0
+            for k in range(n):
+                weight += vectors[k, i] * b[k]
+            for k in range(n):
+                x[k] += weight / a[i, i] * vectors[k, i]
+    return x
+
+
+@njit(nogil=True, error_model="numpy")
+def solve_symmetric(a, start, b, n):
+    """Returns `pinv(c) b` [n], c the n x n block of a that begins at [start, start].
+
+    A singular block happens only where the arm is stretched out to the last bit.
+    """
+    work, x = np.empty((n, n)), np.empty(n)
+    for i in range(n):
+        x[i] = b[start + i]
+        for j in range(n):
+            work[i, j] = a[start + i, start + j]
     if factor(work, n):
         solve(work, x, n)
         return x
-    return np.linalg.pinv(a) @ b
+    for i in range(n):
+        for j in range(n):
+            work[i, j] = a[start + i, start + j]
+    return pseudo_solve(work, b[start : start + n], n)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -88,13 +137,13 @@ def set_goal(action, position, rotation, scale, goal):
 
 @njit(nogil=True, error_model="numpy")
 def arm_torques(
-    position, rotation, anchors, axes, mass, q, qd, bias, rest, goal, gains
+    position, rotation, anchors, axes, mass, q, qd, bias, rest, goal, kp, kd
 ):
     """Returns the torques [7] before clipping.
 
     position [3], rotation [3, 3]: grip site; anchors, axes [7, 3]: joints in the
     world; mass [7, 7]: joint-space inertia; q, qd, bias, rest [7]; goal [12]:
-    target position and rotation; gains [2, 6]: stiffness and damping.
+    target position and rotation; kp, kd [6]: stiffness and damping.
     """
     jac = np.empty((6, 7))
     for i in range(7):
@@ -127,7 +176,7 @@ def arm_torques(
         for j in range(7):
             velocity += jac[i, j] * qd[j]
             drift[i] += jac[i, j] * pull[j]
-        wrench[i] = gains[0, i] * error[i] - gains[1, i] * velocity
+        wrench[i] = kp[i] * error[i] - kd[i] * velocity
 
     # J M^-1 J^T, from L^-1 J^T
     lower = mass.copy()
@@ -150,11 +199,12 @@ def arm_torques(
 
     # robosuite: tau = J^T [L_p f, L_o t] + bias + N^T M pull with
     # N^T M pull = M pull - J^T Lambda J pull
-    work = np.empty((6, 6))
-    force = np.empty(6)
-    force[:3] = solve_symmetric(inverse[:3, :3].copy(), wrench[:3].copy(), work)
-    force[3:] = solve_symmetric(inverse[3:, 3:].copy(), wrench[3:].copy(), work)
-    force -= solve_symmetric(inverse, drift, work)
+    along = solve_symmetric(inverse, 0, wrench, 3)
+    around = solve_symmetric(inverse, 3, wrench, 3)
+    force = solve_symmetric(inverse, 0, drift, 6)
+    for i in range(3):
+        force[i] = along[i] - force[i]
+        force[3 + i] = around[i] - force[3 + i]
     torque = np.empty(7)
     for j in range(7):
         value = bias[j]
