@@ -9,7 +9,7 @@ SUCCESS_RADIUS = 0.15
 
 
 class ReachEnv:
-    """`num_envs` points; observation (position, goal) in [-1, 1]^4, actions in [-1, 1]^2.
+    """`num_envs` points; observation (position, goal), actions in [-1, 1]^2.
 
     The reward of a control step is 1 minus the distance to the goal (at least 0).
     """
