@@ -5,9 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynvgd_jax.diffusion.network import DiffusionMLP, mish, sinusoidal_embedding
+from dynvgd_jax.diffusion.network import (
+    Dense,
+    DiffusionMLP,
+    mish,
+    sinusoidal_embedding,
+)
 from dynvgd_jax.diffusion.policy import init_params, make_eps_fn
 from tests import reference
+from tests.diffusion.helpers import random_params
 
 VARIANTS = {
     "can": dict(hidden_dims=(64, 64, 64)),
@@ -21,21 +27,9 @@ VARIANTS = {
 }
 
 
-@jax.jit
-def perturbed(params):
-    """Moves every leaf, so that LayerNorm's scale and bias are not 1 and 0."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    moved = [
-        leaf + 0.1 * jax.random.normal(key, leaf.shape)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(tree, moved)
-
-
 def build(**fields):
     net = DiffusionMLP(obs_dim=23, action_dim=7, chunk_len=4, **fields)
-    params = perturbed(init_params(net, jax.random.key(0)))
+    params = random_params(net)
     rng = np.random.default_rng(1)
     x = rng.normal(size=(5, 4, 7)).astype(np.float32)
     obs = rng.uniform(-1.5, 1.5, size=(5, 23)).astype(np.float32)
@@ -61,7 +55,7 @@ def test_agrees_with_float64(fields):
 def test_jit_and_scalar_t_agree(name):
     net, params, x, obs = build(**VARIANTS[name])
     eps_fn = make_eps_fn(net, params)
-    rows = eps_fn(x, jnp.full((5,), 14, jnp.int32), obs)
+    rows = jax.jit(eps_fn)(x, jnp.full((5,), 14, jnp.int32), obs)
     one = eps_fn(x, jnp.asarray(14, jnp.int32), obs)
     compiled = jax.jit(eps_fn)(x, jnp.asarray(14, jnp.int32), obs)
     np.testing.assert_allclose(one, rows, atol=1e-6)
@@ -103,10 +97,9 @@ def test_published_square_shapes():
 
 
 def test_initialisation_bounds():
-    net = DiffusionMLP(23, 7, 4)
-    block = init_params(net, jax.random.key(0))["block_0_l1"]
+    layer = Dense(512).init(jax.random.key(0), jnp.zeros((1, 512)))["params"]
     bound = 1 / np.sqrt(512)
-    for leaf in (block["kernel"], block["bias"]):
+    for leaf in (layer["kernel"], layer["bias"]):
         assert 0.98 * bound < float(jnp.max(jnp.abs(leaf))) <= bound
         # A uniform variable has standard deviation bound / sqrt(3).
         assert abs(float(jnp.std(leaf)) / (bound / np.sqrt(3)) - 1) < 0.05

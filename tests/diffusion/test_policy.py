@@ -9,11 +9,12 @@ import pytest
 
 from dynvgd_jax.diffusion import policy as policies
 from dynvgd_jax.diffusion.network import DiffusionMLP
-from dynvgd_jax.diffusion.policy import Policy, init_params, load_policy, save_policy
+from dynvgd_jax.diffusion.policy import Policy, load_policy, save_policy
 from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
 from dynvgd_jax.envs.normalize import Normalization, save_normalization
 from dynvgd_jax.errors import UserError
+from tests.diffusion.helpers import random_params
 
 
 def make_policy(**fields):
@@ -22,7 +23,7 @@ def make_policy(**fields):
     actions = [np.full(2, value, np.float32) for value in (-1, 1)]
     return Policy(
         network=net,
-        params=init_params(net, jax.random.key(0)),
+        params=random_params(net),
         schedule=cosine_schedule(20),
         normalization=Normalization(*rows, *actions),
         task="reach",

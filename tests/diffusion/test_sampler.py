@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from dynvgd_jax.diffusion.network import DiffusionMLP
-from dynvgd_jax.diffusion.policy import init_params, make_eps_fn
+from dynvgd_jax.diffusion.policy import make_eps_fn
 from dynvgd_jax.diffusion.sampler import ddim_decode, ddpm_decode
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
 from tests import reference
+from tests.diffusion.helpers import random_params
 
 NET = dict(time_dim=16, hidden_dims=(64, 64, 64), cond_dims=(32, 16))
 
@@ -19,9 +20,8 @@ NET = dict(time_dim=16, hidden_dims=(64, 64, 64), cond_dims=(32, 16))
 @functools.cache
 def setup():
     net = DiffusionMLP(23, 7, 4, **NET)
-    params = init_params(net, jax.random.key(3))
     # A larger output makes the predicted noise about unit size.
-    params["out"] = jax.tree.map(lambda leaf: 8 * leaf, params["out"])
+    params = random_params(net, seed=3, out_scale=8)
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(6, 4, 7)).astype(np.float32)
     obs = rng.uniform(-1, 1, size=(6, 23)).astype(np.float32)

@@ -1,0 +1,101 @@
+"""A base diffusion policy for Can from demonstrations; Lift and Square start here."""
+
+from ml_collections import ConfigDict
+
+from dynvgd_jax.config_check import apply_preset
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """Returns the pre-training of Can; presets: "" or "quick" (a tenth of the steps).
+
+    "DPPO" is the published pre-training code of the base policies.
+    """
+    config = ConfigDict()
+
+    # What launch.py runs.
+    config.job = "pretrain"
+    # "lift", "can", "square" or "transport" (robosuite 1.4.1).
+    config.task = "can"
+    # Demonstrations: DPPO's train.npz with normalization.npz beside it, or robomimic's
+    # low-dimensional HDF5. Made by configs/can_demos.py.
+    config.dataset = "data/can/train.npz"
+    # Seed of the weights, the batches and the held-out trajectories.
+    config.seed = 0
+
+    # Actions per chunk (control steps). Published.
+    config.chunk_len = 4
+    # Training timesteps T of the diffusion. Published.
+    config.num_train_timesteps = 20
+    config.network = ConfigDict()
+    # Width of the time embedding. Published.
+    config.network.time_dim = 16
+    # Hidden units of the trunk; an odd number of equal widths if residual. Published.
+    config.network.hidden_dims = (512, 512, 512)
+    # Widths of the observation encoder; () is none. Published.
+    config.network.cond_dims = ()
+    # Of trunk and encoder: "mish" (published) or "relu" (DPPO's Gym policies).
+    config.network.activation = "mish"
+    # Pre-activation residual blocks instead of a plain MLP. Published.
+    config.network.residual = True
+    # LayerNorm in the trunk. Published: none.
+    config.network.layer_norm = False
+
+    # Gradient steps. DPPO trains for thousands of epochs; ours suits a 2-core CPU.
+    config.num_steps = 30_000
+    # Chunks per gradient step. DPPO.
+    config.batch_size = 256
+    # AdamW's peak step size. DPPO.
+    config.learning_rate = 1e-4
+    # Step size at the first and at the last gradient step. DPPO.
+    config.min_learning_rate = 1e-5
+    # Gradient steps of the linear rise to the peak; a cosine leads back. DPPO: 100
+    # epochs of its much longer training.
+    config.warmup_steps = 500
+    # AdamW's decoupled weight decay. DPPO.
+    config.weight_decay = 1e-6
+    # Running mean of the weights, which is what is saved: decay per update. DPPO.
+    config.ema_decay = 0.995
+    # Gradient steps between two updates of the mean. DPPO.
+    config.ema_every_steps = 10
+    # Gradient steps during which the mean just copies the weights. DPPO: 20 epochs.
+    config.ema_start_step = 1_000
+    # Share of the trajectories held out for the validation loss.
+    config.validation_share = 0.05
+
+    config.eval = ConfigDict()
+    # Episodes per evaluation; 0 evaluates (and simulates) nothing.
+    config.eval.episodes = 50
+    # Gradient steps between evaluations; each also saves a snapshot of the policy.
+    config.eval.every_steps = 10_000
+    # Environments that run at once; results do not depend on it.
+    config.eval.num_envs = 25
+    # Seed of the evaluation's resets and start noises.
+    config.eval.seed = 1000
+    # DDIM steps of the decode, at most num_train_timesteps. Published for evaluation.
+    config.eval.ddim_steps = 8
+    # Start noise: "randn" (as the policy was trained) or "tanh_randn".
+    config.eval.noise = "randn"
+
+    config.log = ConfigDict()
+    # Gradient steps between two points in TensorBoard; one compiled call each.
+    config.log.every_steps = 250
+
+    config.env = ConfigDict()
+    # "compiled", or "robosuite" for its own Python step (same physics, 5x slower).
+    config.env.engine = "compiled"
+    # Threads that step environments; 0 takes one per core.
+    config.env.num_threads = 0
+
+    return with_preset(config, preset)
+
+
+def with_preset(config: ConfigDict, preset: str) -> ConfigDict:
+    """Returns the locked configuration after the preset."""
+    return apply_preset(config, preset, {"quick": _quick}).lock()
+
+
+def _quick(config: ConfigDict) -> None:
+    config.num_steps //= 10
+    config.warmup_steps //= 10
+    config.ema_start_step //= 10
+    config.eval.every_steps = config.num_steps

@@ -1,0 +1,13 @@
+"""A base diffusion policy for Lift from demonstrations."""
+
+from configs import can_pretrain
+
+
+def get_config(preset: str = ""):
+    """Returns the pre-training of Lift: Can's network, less training."""
+    config = can_pretrain.get_config().unlock()
+    config.task = "lift"
+    config.dataset = "data/lift/train.npz"
+    config.num_steps = 10_000
+    config.eval.every_steps = 5_000
+    return can_pretrain.with_preset(config, preset)

@@ -1,0 +1,27 @@
+"""Parameters for tests, drawn with NumPy: compiling JAX's generators takes seconds."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynvgd_jax.diffusion.policy import init_params
+
+
+def random_params(network, seed=0, out_scale=1.0):
+    """Every leaf away from its initial value; kernels keep their usual size."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(functools.partial(init_params, network), jax.random.key(0))
+
+    def draw(path, leaf):
+        values = rng.uniform(-1, 1, leaf.shape)
+        if path[-1].key == "kernel":
+            values = values / np.sqrt(leaf.shape[0])
+        elif path[-1].key == "scale":
+            values = 1 + 0.3 * values
+        else:
+            values = 0.1 * values
+        return jnp.float32(values * (out_scale if path[0].key == "out" else 1.0))
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
