@@ -91,6 +91,18 @@ def test_job_field_chooses_the_module(outside, jobs):
     assert jobs[1][2] == Path("data/square")
 
 
+@pytest.mark.parametrize("name", [Path(f).name for f in launch._config_files()])
+@pytest.mark.parametrize("preset", ["", ":quick"])
+def test_every_configuration_file_reaches_its_job(outside, jobs, name, preset):
+    arguments = ["launch.py", f"--config={ROOT}/configs/{name}{preset}"]
+    if name.startswith("transport"):
+        (outside / "policy").mkdir()
+        (outside / "policy" / "policy.json").touch()
+        arguments.append("--config.base_policy=policy")
+    assert launch.main(arguments) == 0
+    assert jobs[0][1].task == name.split("_")[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
