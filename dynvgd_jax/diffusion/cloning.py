@@ -10,8 +10,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from dynvgd_jax.diffusion.network import DiffusionMLP
-from dynvgd_jax.diffusion.policy import init_params, make_eps_fn
+from dynvgd_jax.diffusion.network import DiffusionMLP, init_params
+from dynvgd_jax.diffusion.policy import make_eps_fn
 from dynvgd_jax.diffusion.sampler import EpsFn
 from dynvgd_jax.diffusion.schedule import Schedule
 

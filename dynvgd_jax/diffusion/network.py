@@ -1,6 +1,8 @@
 """The noise-predicting network of DPPO's MLP policies (`DiffusionMLP`)."""
 
+import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -29,22 +31,15 @@ ACTIVATIONS = {"mish": mish, "relu": jax.nn.relu}
 
 
 class Dense(nn.Module):
-    """`x @ kernel + bias`, initialised like PyTorch's Linear.
-
-    Weights and biases are uniform in +-1 / sqrt(fan_in).
-    """
+    """`x @ kernel + bias`; `init_params` draws the initial values."""
 
     features: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b n"]) -> Float[Array, "*b m"]:
-        bound = 1.0 / math.sqrt(x.shape[-1])
-
-        def init(key, shape):
-            return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-
-        kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        bias = self.param("bias", init, (self.features,))
+        zeros = nn.initializers.zeros
+        kernel = self.param("kernel", zeros, (x.shape[-1], self.features))
+        bias = self.param("bias", zeros, (self.features,))
         y = x @ kernel
         return y + jnp.broadcast_to(bias, y.shape)
 
@@ -163,3 +158,37 @@ class DiffusionMLP(nn.Module):
                 h = _layer_norm(PLAIN_NORM_EPS, f"trunk_{i}_norm")(h)
             h = act(h)
         return h
+
+
+def param_shapes(network: DiffusionMLP) -> Any:
+    """Returns the tree of parameters as shapes and dtypes."""
+    x_t = jnp.zeros((1, network.chunk_len, network.action_dim))
+    t, obs = jnp.zeros((1,), jnp.int32), jnp.zeros((1, network.obs_dim))
+    return jax.eval_shape(network.init, jax.random.key(0), x_t, t, obs)["params"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init_params(network: DiffusionMLP, key: Array) -> Any:
+    """Returns fresh parameters, distributed like PyTorch's defaults.
+
+    Weights and biases of a Linear are uniform in +-1 / sqrt(fan_in); a LayerNorm is
+    the identity. All values come from one draw: XLA takes seconds to compile a
+    generator for each leaf.
+    """
+    shapes = param_shapes(network)
+    layers = {name: s for name, s in shapes.items() if "kernel" in s}
+    total = sum(leaf.size for leaf in jax.tree.leaves(layers))
+    draw = jax.random.uniform(key, (total,), jnp.float32, -1.0, 1.0)
+    params = {
+        name: {"scale": jnp.ones(s["scale"].shape), "bias": jnp.zeros(s["bias"].shape)}
+        for name, s in shapes.items()
+        if name not in layers
+    }
+    start = 0
+    for name, layer in layers.items():
+        params[name] = {}
+        for leaf_name, leaf in layer.items():
+            values = draw[start : start + leaf.size].reshape(leaf.shape)
+            params[name][leaf_name] = values / math.sqrt(layer["kernel"].shape[0])
+            start += leaf.size
+    return params

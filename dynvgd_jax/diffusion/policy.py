@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dynvgd_jax.diffusion import sampler
-from dynvgd_jax.diffusion.network import DiffusionMLP
+from dynvgd_jax.diffusion.network import DiffusionMLP, param_shapes
 from dynvgd_jax.diffusion.schedule import Schedule, cosine_schedule, ddim_schedule
 from dynvgd_jax.envs.normalize import (
     Normalization,
@@ -45,7 +45,7 @@ class Policy:
     """Weights with everything needed to use them; observations are normalised."""
 
     network: DiffusionMLP
-    params: Any  # Flax parameters, the value of `network.init(..)["params"]`
+    params: Any  # Flax parameters, see `network.init_params`
     schedule: Schedule  # of training
     normalization: Normalization
     task: str
@@ -119,14 +119,6 @@ def _sample(network, num_train_timesteps, ddim_steps, params, obs, noise):
     return sampler.ddim_decode(eps_fn, schedule, noise, obs)[0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def init_params(network: DiffusionMLP, key: Array) -> Any:
-    """Returns freshly drawn parameters."""
-    x_t = jnp.zeros((1, network.chunk_len, network.action_dim))
-    t = jnp.zeros((1,), jnp.int32)
-    return network.init(key, x_t, t, jnp.zeros((1, network.obs_dim)))["params"]
-
-
 def save_policy(folder: str | Path, policy: Policy) -> None:
     """Writes `policy` to `folder`, which appears complete or not at all.
 
@@ -177,9 +169,7 @@ def load_policy(source: str | Path) -> Policy:
         schedule = cosine_schedule(int(description["num_train_timesteps"]))
         task = str(description["task"])
         metadata = dict(description["metadata"])
-        template = jax.eval_shape(
-            functools.partial(init_params, network), jax.random.key(0)
-        )
+        template = param_shapes(network)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder / _DESCRIPTION} does not describe a policy ({error!r}); "

@@ -1,18 +1,15 @@
-"""Parameters for tests, drawn with NumPy: compiling JAX's generators takes seconds."""
-
-import functools
+"""Parameters for tests, drawn with NumPy, none of them at its initial value."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynvgd_jax.diffusion.policy import init_params
+from dynvgd_jax.diffusion.network import param_shapes
 
 
 def random_params(network, seed=0, out_scale=1.0):
-    """Every leaf away from its initial value; kernels keep their usual size."""
+    """Kernels of their usual size, biases and LayerNorm scales off 0 and 1."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(functools.partial(init_params, network), jax.random.key(0))
 
     def draw(path, leaf):
         values = rng.uniform(-1, 1, leaf.shape)
@@ -24,4 +21,4 @@ def random_params(network, seed=0, out_scale=1.0):
             values = 0.1 * values
         return jnp.float32(values * (out_scale if path[0].key == "out" else 1.0))
 
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.tree_util.tree_map_with_path(draw, param_shapes(network))

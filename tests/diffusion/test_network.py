@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from dynvgd_jax.diffusion.network import (
-    Dense,
     DiffusionMLP,
+    init_params,
     mish,
+    param_shapes,
     sinusoidal_embedding,
 )
-from dynvgd_jax.diffusion.policy import init_params, make_eps_fn
+from dynvgd_jax.diffusion.policy import make_eps_fn
 from tests import reference
 from tests.diffusion.helpers import random_params
 
@@ -82,8 +83,7 @@ def test_time_embedding_by_hand():
 
 def test_published_square_shapes():
     net = DiffusionMLP(23, 7, 4, 32, (1024,) * 3, (512, 64))
-    params = jax.eval_shape(lambda: init_params(net, jax.random.key(0)))
-    shapes = {name: leaf["kernel"].shape for name, leaf in params.items()}
+    shapes = {name: leaf["kernel"].shape for name, leaf in param_shapes(net).items()}
     assert shapes == {
         "time_0": (32, 64),
         "time_1": (64, 32),
@@ -96,13 +96,21 @@ def test_published_square_shapes():
     }
 
 
-def test_initialisation_bounds():
-    layer = Dense(512).init(jax.random.key(0), jnp.zeros((1, 512)))["params"]
+def test_initial_values():
+    net = DiffusionMLP(23, 7, 4, hidden_dims=(512, 512, 512), layer_norm=True)
+    params = init_params(net, jax.random.key(0))
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params)
+    assert shapes == jax.tree.map(lambda s: (s.shape, s.dtype), param_shapes(net))
     bound = 1 / np.sqrt(512)
-    for leaf in (layer["kernel"], layer["bias"]):
-        assert 0.98 * bound < float(jnp.max(jnp.abs(leaf))) <= bound
-        # A uniform variable has standard deviation bound / sqrt(3).
-        assert abs(float(jnp.std(leaf)) / (bound / np.sqrt(3)) - 1) < 0.05
+    for name in ("block_0_l1", "block_0_l2"):
+        for leaf in params[name].values():
+            assert 0.98 * bound < float(jnp.max(jnp.abs(leaf))) <= bound
+            # A uniform variable has standard deviation bound / sqrt(3).
+            assert abs(float(jnp.std(leaf)) / (bound / np.sqrt(3)) - 1) < 0.05
+    kernels = [params[name]["kernel"] for name in ("block_0_l1", "block_0_l2")]
+    assert abs(np.corrcoef(*(np.ravel(k) for k in kernels))[0, 1]) < 0.02
+    norm = params["block_0_norm1"]
+    assert np.all(norm["scale"] == 1) and np.all(norm["bias"] == 0)
 
 
 @pytest.mark.parametrize(
