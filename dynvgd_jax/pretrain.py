@@ -115,17 +115,14 @@ class _Run:
             sizes = (self.env.obs_dim, self.env.action_dim, self.env.chunk_len)
             self._policy(None, {}).require_fit(*sizes)
         fields = (field.name for field in dataclasses.fields(cloning.Recipe))
-        recipe = cloning.Recipe(**{name: config[name] for name in fields})
+        self.recipe = cloning.Recipe(**{name: config[name] for name in fields})
         key = jax.random.key(config.seed)
         init_key, self.train_key, validation_key = (
             jax.random.fold_in(key, use)
             for use in (INIT_KEY, TRAIN_KEY, VALIDATION_KEY)
         )
-        self.state = cloning.init_state(self.network, recipe, init_key)
+        self.state = cloning.init_state(self.network, self.recipe, init_key)
         self.chunks = jax.device_put(training)
-        self.update = jax.jit(
-            cloning.make_update(self.network, self.schedule, recipe), donate_argnums=0
-        )
         self.validate = None
         if validation is not None:
             self.validate = cloning.make_validation(
@@ -159,9 +156,9 @@ class _Run:
                 for every in (config.log.every_steps, config.eval.every_steps)
             ]
             stop = min(*stops, config.num_steps)
-            self.state, loss = self.update(
-                self.state, self.train_key, self.chunks, stop - step
-            )
+            statics = (self.network, self.schedule.num_train_timesteps, self.recipe)
+            arguments = (self.state, self.train_key, self.chunks, stop - step)
+            self.state, loss = _update(*statics, *arguments)
             step = stop
             metrics = self._log(step, loss)
             last = step == config.num_steps
@@ -239,6 +236,13 @@ class _Run:
             return ddim_decode(eps_fn, schedule, noise, obs)[0]
 
         return decode
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def _update(network, num_train_timesteps, recipe, state, key, chunks, num_steps):
+    # At module level: runs that differ in data and seed only share the compilation.
+    schedule = cosine_schedule(num_train_timesteps)
+    return cloning.make_update(network, schedule, recipe)(state, key, chunks, num_steps)
 
 
 def _build_network(config: ConfigDict, data: Dataset) -> DiffusionMLP:

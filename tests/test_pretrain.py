@@ -33,6 +33,9 @@ class ScaledReachEnv(ReachEnv):
         assert normalization.obs_min.shape == (4,)
 
 
+SHORT = {"num_steps": 60, "eval.episodes": 0, "validation_share": 0.0}
+
+
 def good_demonstrations(num_episodes):
     """Straight to the goal: (obs, actions) of 16 steps an episode."""
     env = ReachEnv(num_episodes)
@@ -122,10 +125,9 @@ def test_writes_the_run_files(run):
 
 
 def test_same_seed_same_bits_without_an_environment(dataset, tmp_path):
-    changes = {"num_steps": 60, "eval.episodes": 0, "validation_share": 0.0}
     folders = {"a": {"seed": 3}, "b": {"seed": 3, "log.every_steps": 7}}
     for name, more in (folders | {"c": {"seed": 4}}).items():
-        config = small_config(dataset, changes | more)
+        config = small_config(dataset, SHORT | more)
         assert pretrain(config, tmp_path / name) == []
     a, b, c = (load_policy(tmp_path / name / "policy").params for name in "abc")
     jax.tree.map(np.testing.assert_array_equal, a, b)
@@ -161,9 +163,6 @@ def test_mistakes(dataset, tmp_path, changes, message):
 
 
 def test_divergence_is_reported(dataset, tmp_path):
-    config = small_config(dataset, {"learning_rate": 1.0, "eval.episodes": 0})
-    config.min_learning_rate = 1.0
-    config.num_steps, config.batch_size = 250, 4
     broken = np.load(dataset)
     np.savez(
         tmp_path / "train.npz",
@@ -171,7 +170,7 @@ def test_divergence_is_reported(dataset, tmp_path):
         states=broken["states"] * 1e30,
     )
     save_normalization(tmp_path / "normalization.npz", LIMITS)
-    config.dataset = str(tmp_path / "train.npz")
+    config = small_config(tmp_path / "train.npz", SHORT)
     with pytest.raises(UserError, match=r"diverged.*lower learning_rate"):
         pretrain(config, tmp_path / "run")
 
