@@ -11,6 +11,8 @@ CAN_HALF_HEIGHT_M = 0.040
 FLOOR_Z_M = 0.82  # inside of both bins
 GOAL_LOW_M = np.array([0.10, 0.28])  # robosuite's success region of the can
 GOAL_HIGH_M = np.array([0.295, 0.525])
+AFTERWARDS_XY_M = (0.15, 0.36)  # where the gripper rests after success
+HOME_XY_M = (-0.03, -0.10)  # and after giving up
 BIN_EDGE_Y_M = -0.01  # beyond it the can has left the first bin
 START_YAW_RAD = np.pi / 2
 
@@ -19,6 +21,7 @@ class CanStyle(NamedTuple):
     """How one operator does one episode."""
 
     speed: float = 1.0  # largest position action
+    brake: float = 10.0  # 1/m, how late it slows down before an aim
     grasp_yaw: float = 0.0  # rad from the starting yaw
     grasp_height: float = 0.015  # m above the can's centre
     grasp_side: float = 0.0  # m off the can's centre, across the opening axis
@@ -48,7 +51,7 @@ def decide(style: CanStyle, scene: Scene) -> Aim:
     if holds and can[2] - half_height > FLOOR_Z_M + 0.002:
         return _carry(style, scene, half_height)
     if holds:
-        return Aim(eef + [0, 0, 0.05], yaw, CLOSE, style.speed, noise=0.3)
+        return Aim(eef + [0, 0, 0.05], yaw, CLOSE, style.speed, style.brake, noise=0.3)
     if _in_goal(can) or (between and eef[1] > GOAL_LOW_M[1]):
         return _leave(style, scene)
     return _approach(style, scene, upright)
@@ -72,15 +75,15 @@ def _approach(style: CanStyle, scene: Scene, upright: bool) -> Aim:
     if closed_on_nothing(scene) and off < 0.06 and high < style.hover - 0.03:
         # Come up first, open there.
         up = np.array([grasp[0], grasp[1], grasp[2] + style.hover])
-        return Aim(up, yaw, CLOSE, style.speed)
+        return Aim(up, yaw, CLOSE, style.speed, style.brake)
     if high < 0.02 and off < 0.012 and (abs(high) < 0.008 or scene.width < 0.075):
-        return Aim(grasp, yaw, CLOSE, style.speed, noise=0.2)
+        return Aim(grasp, yaw, CLOSE, style.speed, style.brake, noise=0.2)
     opened = scene.width > 0.070
     ready = off < 0.012 and turned < 0.15 and opened
     near = np.clip((off - 0.012) / 0.03, 0.0, 1.0)
     height = style.hover * (near if turned < 0.3 and opened else 1.0)
     goal = grasp + [0.0, 0.0, 0.0 if ready else height]
-    return Aim(goal, yaw, OPEN, style.speed, noise=0.2 if ready else near)
+    return Aim(goal, yaw, OPEN, style.speed, style.brake, noise=0.2 if ready else near)
 
 
 def _carry(style: CanStyle, scene: Scene, half_height: float) -> Aim:
@@ -89,33 +92,36 @@ def _carry(style: CanStyle, scene: Scene, half_height: float) -> Aim:
     drop = np.array([style.drop_x, style.drop_y]) + (eef - can)[:2]
     off = np.linalg.norm(drop - eef[:2])
     if eef[1] > style.let_go_y:
-        return Aim(eef, yaw, OPEN, style.speed, noise=0.3)
+        return Aim(eef, yaw, OPEN, style.speed, style.brake, noise=0.3)
     low = eef[2] < style.carry_z - 0.05 and eef[1] > GOAL_LOW_M[1]
     if off < (0.07 if low else 0.03):  # once on its way down it goes on
         bottom = can[2] - half_height - FLOOR_Z_M
         if bottom < style.release + 0.005:
-            return Aim(eef, yaw, OPEN, style.speed, noise=0.2)
+            return Aim(eef, yaw, OPEN, style.speed, style.brake, noise=0.2)
         down = np.array([drop[0], drop[1], eef[2] - bottom + style.release])
-        return Aim(down, yaw, CLOSE, style.speed, noise=0.5)
+        return Aim(down, yaw, CLOSE, style.speed, style.brake, noise=0.5)
     risen = np.clip((eef[2] - (style.carry_z - 0.06)) / 0.04, 0.0, 1.0)
     way = eef[:2] + risen * (drop - eef[:2])
-    return Aim(np.array([way[0], way[1], style.carry_z]), yaw, CLOSE, style.speed)
+    return Aim(
+        np.array([way[0], way[1], style.carry_z]), yaw, CLOSE, style.speed, style.brake
+    )
 
 
 def _leave(style: CanStyle, scene: Scene) -> Aim:
     eef = scene.eef_pos
     yaw = nearest_yaw(yaw_of(scene.eef_rot), START_YAW_RAD)
     if scene.width < 0.068 and eef[2] < style.rest_z - 0.1:
-        return Aim(eef, yaw, OPEN, style.speed, noise=0.2)
+        return Aim(eef, yaw, OPEN, style.speed, style.brake, noise=0.2)
     return _rest(style, scene, OPEN)
 
 
 def _rest(style: CanStyle, scene: Scene, grip: float) -> Aim:
     eef = scene.eef_pos
     yaw = nearest_yaw(yaw_of(scene.eef_rot), START_YAW_RAD)
-    goal = np.array([eef[0], eef[1], style.rest_z])
-    resting = abs(eef[2] - style.rest_z) < 0.02
-    return Aim(goal, yaw, grip, style.speed, noise=0.5, resting=resting)
+    place = AFTERWARDS_XY_M if _in_goal(scene.object_pos) else HOME_XY_M
+    goal = np.array([*place, style.rest_z])
+    resting = np.linalg.norm(goal - eef) < 0.03
+    return Aim(goal, yaw, grip, style.speed, style.brake, noise=0.5, resting=resting)
 
 
 def closed_on_nothing(scene: Scene) -> bool:

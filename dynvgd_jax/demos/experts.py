@@ -13,6 +13,8 @@ from dynvgd_jax.errors import UserError
 
 WAYPOINT_NOISE_MEMORY_STEPS = 25.0
 HESITATION_STEPS = (4, 12)
+DETOUR_STEPS = (3, 8)
+DETOUR_SPEED = (0.4, 0.9)
 
 # A number is taken as it is, a pair is a uniform range, a list is a choice.
 Spread = float | tuple[float, float] | list[float]
@@ -26,6 +28,7 @@ class Operator(NamedTuple):
     after_mishap: Mapping[str, Spread] = MappingProxyType({})
     wobble: float = 1.0  # times the configured waypoint noise
     hesitation: float = 0.0  # chance per control step to pause for a moment
+    detour: float = 0.006  # chance per control step to stray for a moment
 
 
 class Script(NamedTuple):
@@ -46,6 +49,7 @@ OPERATORS: dict[str, dict[str, Operator]] = {
         "careful": Operator(
             {
                 "speed": (0.7, 0.9),
+                "brake": (4.0, 6.0),
                 "grasp_yaw": (-0.3, 0.3),
                 "grasp_height": (0.0, 0.02),
                 "hover": (0.07, 0.1),
@@ -74,20 +78,21 @@ OPERATORS: dict[str, dict[str, Operator]] = {
                 "grasp_yaw": (-1.3, -0.8),
                 "grasp_height": (0.0, 0.02),
                 "carry_z": (1.0, 1.05),
+                "drop_x": (0.17, 0.2),
                 "drop_y": (0.36, 0.4),
-                "release": (0.02, 0.05),
+                "release": (0.045, 0.07),
             },
             hesitation=0.01,
         ),
         "high": Operator(  # closes on the can's rim, misses, tries again or stops
-            {"grasp_height": (0.044, 0.056), "gives_up": [0.0, 1.0]},
+            {"grasp_height": (0.044, 0.056), "gives_up": [0.0, 0.0, 1.0]},
             after_mishap={"grasp_height": (0.0, 0.02)},
         ),
         "beside": Operator(  # closes off the can's centre
             {
                 "grasp_side": [-0.026, -0.021, 0.021, 0.026],
                 "speed": (0.7, 1.0),
-                "gives_up": [0.0, 1.0],
+                "gives_up": [0.0, 0.0, 1.0],
             },
             after_mishap={"grasp_side": (-0.006, 0.006)},
             hesitation=0.01,
@@ -115,6 +120,7 @@ OPERATORS: dict[str, dict[str, Operator]] = {
         "careful": Operator(
             {
                 "speed": (0.6, 0.85),
+                "brake": (4.0, 6.0),
                 "grasp_along": (0.002, 0.014),
                 "hover": (0.06, 0.09),
                 "grasp_yaw": (-0.08, 0.08),
@@ -156,6 +162,7 @@ OPERATORS: dict[str, dict[str, Operator]] = {
         "careful": Operator(
             {
                 "speed": (0.5, 0.8),
+                "brake": (4.0, 6.0),
                 "grasp_yaw": (-0.1, 0.1),
                 "hover": (0.06, 0.09),
                 "lift_z": (0.92, 1.0),
@@ -239,8 +246,10 @@ class Expert:
         self._style = script.style(**draw_style(operator.style, rng))
         self._waypoint_noise_m = waypoint_noise_m * operator.wobble
         self._action_noise = action_noise
+        self._noisy = waypoint_noise_m > 0 or action_noise > 0
         self._noise = SmoothNoise(rng, 3, WAYPOINT_NOISE_MEMORY_STEPS)
-        self._pause_steps = 0
+        self._pause_steps = self._detour_steps = 0
+        self._detour = np.zeros(3)
         self._grip = -1.0
         self.resting = False  # nothing is left to do, succeeded or not
 
@@ -255,9 +264,23 @@ class Expert:
         aim = self._hesitate(aim, scene)
         wobble = self._waypoint_noise_m * aim.noise * self._noise.draw()
         action = servo(scene, aim._replace(pos=aim.pos + wobble))
+        self._stray(action, aim)
         action[:6] += self._action_noise * self._rng.standard_normal(6)
         self._grip, self.resting = aim.grip, aim.resting
         return np.clip(action, -1.0, 1.0)
+
+    def _stray(self, action: np.ndarray, aim: Aim) -> None:
+        """Leads the hand off its way at times: the data shows how to come back."""
+        if self._detour_steps:
+            self._detour_steps -= 1
+            action[:3] = self._detour
+            return
+        free = self._noisy and aim.noise > 0.1 and not aim.resting
+        if free and self._rng.random() < self._operator.detour:
+            self._detour_steps = int(self._rng.integers(*DETOUR_STEPS))
+            direction = self._rng.standard_normal(3) * [1.0, 1.0, 0.5]
+            direction /= np.linalg.norm(direction)
+            self._detour = direction * self._rng.uniform(*DETOUR_SPEED)
 
     def _hesitate(self, aim: Aim, scene: Scene) -> Aim:
         if self._pause_steps == 0:

@@ -10,6 +10,8 @@ from dynvgd_jax.errors import UserError
 POSITION_STEP_M = 0.05
 ROTATION_STEP_RAD = 0.5
 
+CREEP_SPEED = 0.25  # largest position action close to the aim
+
 OPEN, CLOSE = -1.0, 1.0
 
 
@@ -30,6 +32,7 @@ class Aim(NamedTuple):
     yaw: float  # rad, direction of the opening axis in the table plane
     grip: float  # OPEN or CLOSE
     speed: float  # largest length of the position action, 1 is 0.3 m/s
+    brake: float  # 1/m, how the speed grows with the way to go, from CREEP_SPEED
     noise: float = 1.0  # share of the waypoint noise: small where precision counts
     resting: bool = False  # nothing is left to do
 
@@ -104,10 +107,12 @@ def servo(scene: Scene, aim: Aim, gain: float = 1.3) -> np.ndarray:
     Returns:
       `[7]` position, rotation and gripper action in [-1, 1].
     """
-    step = gain * (aim.pos - scene.eef_pos) / POSITION_STEP_M
+    way = aim.pos - scene.eef_pos
+    step = gain * way / POSITION_STEP_M
     length = np.linalg.norm(step)
-    if length > aim.speed:
-        step *= aim.speed / length
+    most = min(aim.speed, CREEP_SPEED + aim.brake * np.linalg.norm(way))
+    if length > most:
+        step *= most / length
     turn = rotation_vector(pointing_down(aim.yaw) @ scene.eef_rot.T)
     turn *= gain / ROTATION_STEP_RAD
     turn = np.clip(turn, -aim.speed, aim.speed)

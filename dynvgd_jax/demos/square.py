@@ -11,7 +11,7 @@ PEG_TOP_Z_M = 0.95
 NUT_DOWN_Z_M = 0.862  # below it the nut is around the peg (success needs < 0.87)
 HANDLE_M = 0.054  # from the nut's centre to the handle's centre, along its x axis
 HANDLE_WIDTH_M = 0.032
-BASE_XY_M = np.array([-0.56, 0.0])
+HOME_XY_M = np.array([-0.09, 0.0])  # where the gripper rests after giving up
 # Final directions of the handle; 0 (away from the base) is out of the arm's reach.
 FINAL_YAWS_RAD = (np.pi, np.pi / 2, -np.pi / 2)
 # The last joint lets the gripper turn this far from its starting yaw.
@@ -23,6 +23,7 @@ class SquareStyle(NamedTuple):
     """How one operator does one episode."""
 
     speed: float = 1.0  # largest position action
+    brake: float = 10.0  # 1/m, how late it slows down before an aim
     grasp_along: float = 0.008  # m from the handle's centre, outwards
     grasp_height: float = 0.004  # m above the nut's centre
     grasp_yaw: float = 0.0  # rad off the handle's sides
@@ -92,15 +93,15 @@ def _approach(style: SquareStyle, scene: Scene) -> Aim:
     if closed_on_nothing(scene) and off < 0.06 and high < style.hover - 0.03:
         # Come up first, open there.
         up = np.array([grasp[0], grasp[1], grasp[2] + style.hover])
-        return Aim(up, yaw, CLOSE, style.speed)
+        return Aim(up, yaw, CLOSE, style.speed, style.brake)
     if high < 0.02 and off < 0.012 and (abs(high) < 0.006 or scene.width < 0.075):
-        return Aim(grasp, yaw, CLOSE, style.speed, noise=0.2)
+        return Aim(grasp, yaw, CLOSE, style.speed, style.brake, noise=0.2)
     opened = scene.width > 0.070
     ready = off < 0.008 and turned < 0.12 and opened
     near = np.clip((off - 0.008) / 0.03, 0.0, 1.0)
     height = style.hover * (near if turned < 0.25 and opened else 1.0)
     goal = grasp + [0.0, 0.0, 0.0 if ready else height]
-    return Aim(goal, yaw, OPEN, style.speed, noise=0.2 if ready else near)
+    return Aim(goal, yaw, OPEN, style.speed, style.brake, noise=0.2 if ready else near)
 
 
 def _carry(style: SquareStyle, scene: Scene) -> Aim:
@@ -128,21 +129,24 @@ def _carry(style: SquareStyle, scene: Scene) -> Aim:
     aim = np.array([way[0], way[1], eef[2] + nut_z - nut[2]])
     yaw = here + (turn if risen > 0 or off < 0.05 else 0.0)
     speed = style.speed if off > 0.03 or fits else min(style.speed, 0.5)
-    return Aim(aim, yaw, CLOSE, speed, noise=np.clip(off / 0.1, 0.05, 1.0))
+    return Aim(aim, yaw, CLOSE, speed, style.brake, noise=np.clip(off / 0.1, 0.05, 1.0))
 
 
 def _leave(style: SquareStyle, scene: Scene) -> Aim:
     eef = scene.eef_pos
     if scene.width < 0.06 and eef[2] < style.rest_z - 0.1:
-        return Aim(eef, yaw_of(scene.eef_rot), OPEN, style.speed, noise=0.2)
+        return Aim(
+            eef, yaw_of(scene.eef_rot), OPEN, style.speed, style.brake, noise=0.2
+        )
     return _rest(style, scene, OPEN)
 
 
 def _rest(style: SquareStyle, scene: Scene, grip: float) -> Aim:
     eef, here = scene.eef_pos, yaw_of(scene.eef_rot)
-    goal = np.array([eef[0], eef[1], style.rest_z])
-    resting = abs(eef[2] - style.rest_z) < 0.02
-    return Aim(goal, here, grip, style.speed, noise=0.5, resting=resting)
+    done = np.linalg.norm(scene.object_pos[:2] - PEG_XY_M) < 0.03
+    goal = np.array([*(PEG_XY_M if done else HOME_XY_M), style.rest_z])
+    resting = np.linalg.norm(goal - eef) < 0.03
+    return Aim(goal, here, grip, style.speed, style.brake, noise=0.5, resting=resting)
 
 
 def closed_on_nothing(scene: Scene) -> bool:
