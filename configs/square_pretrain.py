@@ -13,6 +13,6 @@ def get_config(preset: str = ""):
     config.network.time_dim = 32
     config.network.hidden_dims = (1024, 1024, 1024)
     config.network.cond_dims = (512, 64)
-    config.num_steps = 25_000
+    config.num_steps = 20_000
     config.eval.every_steps = 5_000
     return can_pretrain.with_preset(config, preset)
