@@ -172,17 +172,43 @@ def compiled_chunk() -> Callable[..., int]:
     return run_chunk
 
 
+def control_rows(state: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns `snapshot.read_controllers`' values as rows [A, CONTROL_SIZE]."""
+    rows = np.empty((len(state["goal"]), CONTROL_SIZE))
+    rows[:, GOAL] = state["goal"]
+    rows[:, REST] = state["rest_joint"]
+    rows[:, GRIP] = state["grip"]
+    rows[:, MASS] = state["reading_mass_matrix"].reshape(-1, 49)
+    rows[:, FRESH] = state["fresh"]
+    return rows
+
+
+def _drop_contacts(env, names) -> None:
+    """Takes the geoms of the named objects out of collision detection."""
+    model = env.sim.model._model
+    for name in names:
+        root = model.body_rootid[env.obj_body_id[name]]
+        geoms = model.body_rootid[model.geom_bodyid] == root
+        model.geom_contype[geoms] = 0
+        model.geom_conaffinity[geoms] = 0
+
+
 class CompiledStepper:
     """Runs chunks of one robosuite environment through the compiled function.
 
     The environment's `sim.data` stays the simulator's only state, so robosuite's
     accessors remain valid between chunks; its controllers are not used.
+    Objects that the task does not use collide with nothing here: they lie far away
+    from everything else, so only the time of their own contacts is saved (they fall).
+    `keep_unused_contacts` is for comparisons.
     Errors: RuntimeError where MuJoCo's memory is not laid out as expected.
     """
 
-    def __init__(self, env: Any, task: Task):
+    def __init__(self, env: Any, task: Task, *, keep_unused_contacts: bool = False):
         self.env, self.task = env, task
         model = env.sim.model._model
+        if not keep_unused_contacts:
+            _drop_contacts(env, task.unused_objects)
         # nothing reads the wrist's force sensors, which cost a pass over all bodies
         model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_SENSOR
         self._scene, self._keep = scene.make_scene(env, task)
@@ -197,13 +223,7 @@ class CompiledStepper:
 
     def start(self) -> None:
         """Takes the controllers' state over from robosuite after a reset."""
-        state = snapshot.read_controllers(self.env)
-        control = self._control
-        control[:, GOAL] = state["goal"]
-        control[:, REST] = state["rest_joint"]
-        control[:, GRIP] = state["grip"]
-        control[:, MASS] = state["reading_mass_matrix"].reshape(-1, 49)
-        control[:, FRESH] = state["fresh"]
+        self._control[:] = control_rows(snapshot.read_controllers(self.env))
 
     def run(self, actions: np.ndarray) -> ChunkOutcome:
         """Runs raw actions [Ta, Da] float64; holds the GIL only at both ends."""

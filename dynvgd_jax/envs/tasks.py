@@ -28,9 +28,10 @@ class Task(NamedTuple):
     action_dim: int  # Da, 7 per arm: 3 position, 3 rotation, 1 gripper
     chunk_len: int  # Ta, control steps per action chunk
     max_episode_env_steps: int  # control steps until the time limit
+    unused_objects: tuple[str, ...]  # robosuite keeps them 14 m away
 
 
-def _task(name, env_name, num_arms, obs_dim, chunk_len, max_steps):
+def _task(name, env_name, num_arms, obs_dim, chunk_len, max_steps, unused=()):
     keys = tuple(f"robot{i}_{key}" for i in range(num_arms) for key in _ARM_KEYS)
     return Task(
         name=name,
@@ -41,6 +42,7 @@ def _task(name, env_name, num_arms, obs_dim, chunk_len, max_steps):
         action_dim=7 * num_arms,
         chunk_len=chunk_len,
         max_episode_env_steps=max_steps,
+        unused_objects=unused,
     )
 
 
@@ -48,8 +50,8 @@ TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         _task("lift", "Lift", 1, 19, 4, 300),
-        _task("can", "PickPlaceCan", 1, 23, 4, 300),
-        _task("square", "NutAssemblySquare", 1, 23, 4, 400),
+        _task("can", "PickPlaceCan", 1, 23, 4, 300, ("Milk", "Bread", "Cereal")),
+        _task("square", "NutAssemblySquare", 1, 23, 4, 400, ("RoundNut",)),
         _task("transport", "TwoArmTransport", 2, 59, 8, 800),
     )
 }
@@ -98,7 +100,8 @@ def import_robosuite() -> Any:
     # robosuite announces its missing private macros on import, once per process
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     context = "robosuite.renderers.context.egl_context"
-    if "MUJOCO_GL" not in os.environ and ctypes.util.find_library("EGL") is None:
+    wants_egl = os.environ.get("MUJOCO_GL") not in ("osmesa", "glx")
+    if wants_egl and ctypes.util.find_library("EGL") is None:
         sys.modules.setdefault(context, types.ModuleType(context)).EGLGLContext = None
     import robosuite
 

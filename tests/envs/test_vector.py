@@ -1,0 +1,243 @@
+import logging
+import threading
+
+import numpy as np
+import pytest
+
+from dynvgd_jax.envs import vector
+from dynvgd_jax.envs.normalize import Normalization, normalize_obs
+from dynvgd_jax.envs.vector import RobosuiteVectorEnv
+from dynvgd_jax.errors import UserError
+
+LIFT = Normalization(
+    obs_min=np.linspace(-1.0, 0.0, 19, dtype=np.float32),
+    obs_max=np.linspace(1.0, 3.0, 19, dtype=np.float32),
+    action_min=np.full(7, -0.5, np.float32),
+    action_max=np.full(7, 1.0, np.float32),
+)
+
+
+@pytest.fixture
+def make():
+    """Builds vector environments and closes them."""
+    made = []
+
+    def build(*args, **options):
+        made.append(RobosuiteVectorEnv(*args, **options))
+        return made[-1]
+
+    yield build
+    for env in made:
+        env.close()
+
+
+def chunks(seed, count, env, length=4):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(-1, 1, (count, 1, length, env.action_dim))
+
+
+def play(env, index, seed, count=4):
+    """Returns everything that one episode's first chunks show, as one tuple."""
+    seen = [env.reset([index], [seed])[0]]
+    for action in chunks(seed, count, env):
+        result = env.step([index], action)
+        seen += [part[0] for part in result]
+    return [*seen, env.raw_obs[index].copy()]
+
+
+def assert_same(a, b):
+    assert len(a) == len(b)
+    for x, y in zip(a, b):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("engine", ["compiled", "robosuite"])
+@pytest.mark.parametrize("name", ["lift", "can"])
+def test_an_episode_depends_on_its_seed_only(make, engine, name):
+    env = make(name, 2, None, engine=engine, num_threads=2)
+    assert env.engine == engine
+    first = play(env, 0, 3, 2)
+    play(env, 1, 9, 3)  # another history in the other slot
+    assert_same(first, play(env, 1, 3, 2))
+    assert_same(first, play(env, 0, 3, 2))
+
+
+def test_thread_count_changes_no_bit(make):
+    results = []
+    for threads in (1, 2, 4):
+        env = make("lift", 8, None, num_threads=threads)
+        seen = [env.reset(np.arange(8), np.arange(8) + 50)]
+        for action in chunks(0, 3, env):
+            result = env.step(np.arange(8), np.repeat(action, 8, axis=0))
+            seen += list(result)
+        seen.append(env.raw_obs.copy())
+        results.append(seen)
+        env.close()
+    assert_same(results[0], results[1])
+    assert_same(results[0], results[2])
+
+
+@pytest.mark.parametrize("engine", ["compiled", "robosuite"])
+@pytest.mark.parametrize("name", ["can", "transport"])
+def test_a_restored_state_continues_bit_for_bit(make, engine, name):
+    env = make(name, 1, None, engine=engine)
+    env.reset([0], [4])
+    before, after = chunks(0, 2, env), chunks(1, 3, env)
+    if name == "transport" and engine == "robosuite":
+        before, after = before[:1], after[:1]
+    for action in before:
+        env.step([0], action)
+    state = env.get_state()
+    poses = env.envs[0].sim.data.body_xpos.copy()
+    expected = [part for action in after for part in env.step([0], action)]
+    env.reset([0], [77])
+    env.step([0], before[0])
+    env.set_state(state)
+    np.testing.assert_array_equal(env.envs[0].sim.data.body_xpos, poses)
+    got = [part for action in after for part in env.step([0], action)]
+    assert_same(expected, got)
+    for key, value in env.get_state().items():
+        assert value.shape == state[key].shape
+
+
+def test_a_state_right_after_a_reset_continues_too(make):
+    env = make("lift", 1, None)
+    env.reset([0], [4])
+    state, action = env.get_state(), chunks(0, 1, env)[0]
+    expected = env.step([0], action)
+    env.set_state(state)
+    assert_same(expected, env.step([0], action))
+
+
+def test_state_of_another_number_of_environments_is_refused(make):
+    state = make("lift", 2, None).get_state()
+    with pytest.raises(ValueError, match="state of 2 environments, expected 1"):
+        make("lift", 1, None).set_state(state)
+
+
+def test_normalised_at_the_border(make):
+    scaled, raw = make("lift", 1, LIFT), make("lift", 1, None)
+    obs = scaled.reset([0], [1])
+    raw.reset([0], [1])
+    np.testing.assert_array_equal(obs, normalize_obs(LIFT, raw.raw_obs))
+    # (a + 1) / 2 * 1.5 - 0.5 by hand: 0 -> 0.25, 1 -> 1
+    action = np.zeros((1, 2, 7), np.float32)
+    action[0, 1] = 1.0
+    by_hand = np.where(action == 0.0, 0.25, 1.0)
+    scaled.step([0], action)
+    raw.step([0], by_hand)
+    np.testing.assert_array_equal(scaled.raw_obs, raw.raw_obs)
+
+
+def test_chunks_may_have_any_length(make):
+    env = make("lift", 1, None)
+    env.reset([0], [1])
+    actions = chunks(0, 1, env, length=6)[0]
+    whole = env.step([0], actions)
+    env.reset([0], [1])
+    parts = [env.step([0], actions[:, k : k + 1]) for k in range(6)]
+    np.testing.assert_array_equal(whole.obs, parts[-1].obs)
+    assert whole.reward.shape == (1, 6)
+
+
+def test_asynchronous_step(make):
+    env = make("lift", 2, None, num_threads=1)
+    env.reset([0, 1], [1, 2])
+    actions = np.repeat(chunks(0, 1, env)[0], 2, axis=0)
+    env.step_async([1, 0], actions)
+    for call in (env.get_state, lambda: env.reset([0], [1])):
+        with pytest.raises(RuntimeError, match="step_wait first"):
+            call()
+    result = env.step_wait()
+    assert result.obs.shape == (2, 19)
+    with pytest.raises(RuntimeError, match="without step_async"):
+        env.step_wait()
+    env.reset([0, 1], [1, 2])
+    assert_same(result, env.step([1, 0], actions))
+
+
+def test_bad_calls_never_reach_the_physics(make):
+    env = make("lift", 2, None)
+    env.reset([0, 1], [1, 2])
+    time = [e.sim.data.time for e in env.envs]
+    good = np.zeros((2, 4, 7))
+    broken = good.copy()
+    broken[1, 2, 3] = np.nan
+    bad = [
+        ([0, 1], broken, "NaN"),
+        ([0, 1], np.full((2, 4, 7), np.inf), "NaN"),
+        ([0, 1], good[:, :, :6], "expected"),
+        ([0, 1], good[:1], "expected"),
+        ([0, 1], good[:, :0], "expected"),
+        ([0, 1], good[0], "expected"),
+        ([0, 0], good, "distinct"),
+        ([0, 2], good, "outside"),
+        ([-1, 0], good, "outside"),
+    ]
+    for indices, actions, words in bad:
+        with pytest.raises(ValueError, match=words):
+            env.step(indices, actions)
+    with pytest.raises(ValueError, match="1 seeds for 2"):
+        env.reset([0, 1], [1])
+    assert [e.sim.data.time for e in env.envs] == time
+
+
+@pytest.mark.parametrize("engine", ["compiled", "robosuite"])
+def test_broken_physics_stays_in_its_environment(make, engine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log where it runs
+    env = make("lift", 2, None, engine=engine)
+    calm = make("lift", 1, None, engine=engine)
+    first = env.reset([0, 1], [1, 2])
+    calm.reset([0], [2])
+    env.envs[0].sim.data.qvel[3] = np.nan
+    action = np.zeros((2, 4, 7))
+    for _ in range(2):  # the second chunk finds it broken already
+        result = env.step([0, 1], action)
+        expected = calm.step([0], action[:1])
+        np.testing.assert_array_equal(result.fault, [True, False])
+        np.testing.assert_array_equal(result.obs[0], first[0])
+        assert not result.success[0].any() and not result.reward[0].any()
+        np.testing.assert_array_equal(result.obs[1], expected.obs[0])
+    env.reset([0], [1])
+    assert not env.step([0], action[:1]).fault[0]
+
+
+def test_velocities_that_explode_are_a_fault(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    env = make("can", 1, None)
+    env.reset([0], [1])
+    env.envs[0].sim.data.qvel[8] = 1e11  # beyond MuJoCo's bound, mjMAXVAL
+    assert env.step([0], np.zeros((1, 4, 7))).fault[0]
+
+
+def test_another_mujoco_falls_back_with_a_warning(make, monkeypatch, caplog):
+    monkeypatch.setattr(vector, "VERIFIED_MUJOCO", "3.0.0")
+    with caplog.at_level(logging.WARNING):
+        assert make("lift", 1, None).engine == "robosuite"
+    assert "was verified with 3.0.0" in caplog.text
+
+
+def test_wrong_settings_are_named():
+    for options, words in (
+        ({"engine": "fast"}, "unknown env.engine 'fast'"),
+        ({"num_envs": 0}, "num_envs is 0"),
+        ({"task_name": "can"}, r"\(19, 7\), task can needs \(23, 7\)"),
+    ):
+        settings = {
+            "task_name": "lift",
+            "num_envs": 1,
+            "normalization": LIFT,
+            **options,
+        }
+        with pytest.raises(UserError, match=words):
+            RobosuiteVectorEnv(**settings)
+
+
+def test_close_ends_the_threads():
+    before = threading.active_count()
+    env = RobosuiteVectorEnv("lift", 2, None, num_threads=2)
+    env.reset([0, 1], [0, 1])
+    env.step([0, 1], np.zeros((2, 1, 7)))
+    assert threading.active_count() > before
+    env.close()
+    assert threading.active_count() == before
