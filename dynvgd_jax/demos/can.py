@@ -48,10 +48,12 @@ def decide(style: CanStyle, scene: Scene) -> Aim:
     half_height = CAN_HALF_HEIGHT_M if upright else CAN_RADIUS_M
     between = np.linalg.norm(can[:2] - eef[:2]) < 0.03 and abs(can[2] - eef[2]) < 0.055
     holds = between and 0.03 < scene.width < 2 * CAN_RADIUS_M + 0.003
-    if holds and can[2] - half_height > FLOOR_Z_M + 0.002:
+    on_floor = can[2] - half_height < FLOOR_Z_M + 0.002
+    if holds and not on_floor:
         return _carry(style, scene, half_height)
-    if holds:
-        return Aim(eef + [0, 0, 0.05], yaw, CLOSE, style.speed, style.brake, noise=0.3)
+    if holds and not _in_goal(can):  # just grasped
+        up = eef + [0.0, 0.0, 0.05]
+        return Aim(up, yaw, CLOSE, style.speed, style.brake, noise=0.3)
     if _in_goal(can) or (between and eef[1] > GOAL_LOW_M[1]):
         return _leave(style, scene)
     return _approach(style, scene, upright)
