@@ -22,8 +22,9 @@ from dynvgd_jax.runs.clocks import Clocks, Due
 from dynvgd_jax.runs.metrics import MetricsLog
 from dynvgd_jax.runs.report import Progress, Summary, print_results, summarise
 from dynvgd_jax.steering import replay as replay_lib
+from dynvgd_jax.steering.replay import ReplayState
 from dynvgd_jax.steering.vgd import start_noise
-from dynvgd_jax.types import EpisodeResult, VectorEnv
+from dynvgd_jax.types import EpisodeResult, Transition, VectorEnv
 
 # Finished training episodes over which success and return are averaged.
 RECENT_EPISODES = 100
@@ -98,6 +99,9 @@ class Run:
         self.key = jax.random.key(config.seed)
         self.eval_key = jax.random.key(config.eval.seed)
         self.env_steps = 0
+        self.vector_step = config.num_envs * self.env.chunk_len
+        self.recent: deque[EpisodeResult] = deque(maxlen=RECENT_EPISODES)
+        self.pending: list[dict[str, jax.Array]] = []  # metrics still on the device
 
     def close(self) -> None:
         """Ends the environments' threads and closes the files."""
@@ -116,84 +120,96 @@ class Run:
 
             self._evaluate(f"base/{kind}", act)
 
-    def evaluate_steered(self, learner) -> None:
+    def evaluate_steered(self) -> None:
         """Evaluates the steered policy with acting's own start noise."""
 
         def act(obs, seeds, chunk_index):
             arguments = (obs, self.eval_key, seeds, chunk_index, self.env_steps)
-            return self.programs.act(learner, self.policy.params, *arguments)[0]
+            return self.programs.act(self.learner, self.policy.params, *arguments)[0]
 
         self._evaluate(f"{self.config.method}/{self.config.acting_noise}", act)
 
     def learn(self) -> None:
         """Trains until the budget of control steps is spent."""
         config = self.config
-        vector_step = config.num_envs * self.env.chunk_len
-        learner = jax.jit(self.method.init)(jax.random.fold_in(self.key, INIT_KEY))
-        replay = self._allocate_replay(vector_step)
-        collector = Collector(self.env, config.seed, config.reward_offset)
-        act_key = jax.random.fold_in(self.key, ACT_KEY)
-        update_key = jax.random.fold_in(self.key, UPDATE_KEY)
-        recent: deque[EpisodeResult] = deque(maxlen=RECENT_EPISODES)
-        pending: list[dict[str, jax.Array]] = []
+        self.learner = jax.jit(self.method.init)(jax.random.fold_in(self.key, INIT_KEY))
+        self.replay = self._allocate_replay()
+        self.collector = Collector(self.env, config.seed, config.reward_offset)
         due_log = Due(config.log.every_env_steps)
         due_evaluation = Due(config.eval.every_env_steps)
         due_checkpoint = Due(config.checkpoint.every_env_steps)
         self.clocks = Clocks(ACTIVITIES)
-
+        learning = False
         while self.env_steps < config.total_env_steps:
-            exploring = self.env_steps < config.first_rollout_env_steps
-            books = collector.books
-            arguments = (collector.obs, act_key, books.seed, books.chunks)
-            with self.clocks.measure("act"):
-                if exploring:
-                    chunks, metrics = self._explore(*arguments), {}
-                else:
-                    chunks, metrics = self.programs.act(
-                        learner, self.policy.params, *arguments, self.env_steps
-                    )
-                chunks = np.asarray(chunks)
-            with self.clocks.measure("rollout"):
-                fresh, ended = collector.step(chunks)
-            recent.extend(ended)
-            self.env_steps += vector_step
-            with self.clocks.measure("update"):
-                if exploring:
-                    replay = self.programs.store(replay, fresh)
-                else:
-                    step_key = jax.random.fold_in(update_key, self.env_steps)
-                    learner, replay, update_metrics = self.programs.update(
-                        learner,
-                        replay,
-                        self.policy.params,
-                        fresh,
-                        step_key,
-                        self.env_steps,
-                    )
-                    pending.append(metrics | update_metrics)
-                    jax.block_until_ready(learner)
-
-            stage = "first rollouts" if exploring else "learning"
-            self.progress.update(self.env_steps, success=_success(recent), stage=stage)
+            first_call = False
+            if self.env_steps < config.first_rollout_env_steps:
+                self._explore()
+            else:
+                first_call, learning = not learning, True
+                if first_call:
+                    self.progress.restart_rate()
+                self._act_and_update()
+            self.progress.update(
+                self.env_steps,
+                success=_success(self.recent),
+                stage="learning" if learning else "first rollouts",
+            )
             last = self.env_steps >= config.total_env_steps
-            if due_log(self.env_steps) or last:
-                self._log(pending, recent, learner)
-                pending = []
-            if (due_evaluation(self.env_steps) and not exploring) or last:
-                self.evaluate_steered(learner)
-            if (due_checkpoint(self.env_steps) and not exploring) or last:
-                tree = checkpoint_tree(learner, self.env_steps)
+            # The first training call is logged at once: a slow run shows early
+            # whether its numbers make sense.
+            if due_log(self.env_steps) or first_call or last:
+                self._log()
+            if (due_evaluation(self.env_steps) and learning) or last:
+                self.evaluate_steered()
+            if (due_checkpoint(self.env_steps) and learning) or last:
+                tree = checkpoint_tree(self.learner, self.env_steps)
                 self.checkpoints.save(self.env_steps, tree)
 
-    def _explore(self, obs, key, seeds, chunk_index):
-        kind = self.config.acting_noise
-        return self.programs.decode(
-            kind, self.policy.params, obs, key, seeds, chunk_index
-        )
+    def _explore(self) -> None:
+        """One vector step of the first rollouts: the unguided policy, no training."""
+        with self.clocks.measure("act"):
+            kind = self.config.acting_noise
+            chunks = np.asarray(
+                self.programs.decode(kind, self.policy.params, *self._act_inputs())
+            )
+        self.replay = self.programs.store(self.replay, self._rollout(chunks))
 
-    def _allocate_replay(self, vector_step: int):
+    def _act_and_update(self) -> None:
+        """One vector step of the steered policy and one training call."""
+        with self.clocks.measure("act"):
+            chunks, guide_metrics = self.programs.act(
+                self.learner, self.policy.params, *self._act_inputs(), self.env_steps
+            )
+            chunks = np.asarray(chunks)
+        fresh = self._rollout(chunks)
+        with self.clocks.measure("update"):
+            key = jax.random.fold_in(self.key, UPDATE_KEY)
+            self.learner, self.replay, metrics = self.programs.update(
+                self.learner,
+                self.replay,
+                self.policy.params,
+                fresh,
+                jax.random.fold_in(key, self.env_steps),
+                self.env_steps,
+            )
+            jax.block_until_ready(self.learner)
+        self.pending.append(guide_metrics | metrics)
+
+    def _act_inputs(self) -> tuple:
+        books = self.collector.books
+        key = jax.random.fold_in(self.key, ACT_KEY)
+        return self.collector.obs, key, books.seed, books.chunks
+
+    def _rollout(self, chunks: np.ndarray) -> Transition:
+        with self.clocks.measure("rollout"):
+            fresh, ended = self.collector.step(chunks)
+        self.recent.extend(ended)
+        self.env_steps += self.vector_step
+        return fresh
+
+    def _allocate_replay(self) -> ReplayState:
         """Reserves what the run can fill, now rather than hours later."""
-        steps = -(-self.config.total_env_steps // vector_step)
+        steps = -(-self.config.total_env_steps // self.vector_step)
         capacity = min(self.config.replay.capacity, steps * self.config.num_envs)
         capacity = max(capacity, self.config.num_envs)
         flat_dim = self.policy.chunk_len * self.policy.action_dim
@@ -237,9 +253,9 @@ class Run:
             },
         )
 
-    def _log(self, pending, recent, learner) -> None:
+    def _log(self) -> None:
         """Fetches the interval's metrics, all at once, and writes their means."""
-        fetched = jax.device_get(pending)
+        fetched, self.pending = jax.device_get(self.pending), []
         names = fetched[0].keys() if fetched else ()
         values = {n: float(np.mean([f[n] for f in fetched])) for n in names}
         broken = [name for name, value in values.items() if not np.isfinite(value)]
@@ -249,17 +265,16 @@ class Run:
                 f"{self.env_steps:,} control steps; the last checkpoint is kept; lower "
                 "learning_rate or guidance.scale"
             )
-        if recent:
+        if self.recent:
             values |= {
-                "train/success_rate": _success(recent),
-                "train/ep_rew_mean": np.mean([r.episode_return for r in recent]),
-                "train/ep_len_mean": np.mean([r.length for r in recent]),
-                "train/faults": sum(r.fault for r in recent),
+                "train/success_rate": _success(self.recent),
+                "train/ep_rew_mean": np.mean([r.episode_return for r in self.recent]),
+                "train/ep_len_mean": np.mean([r.length for r in self.recent]),
+                "train/faults": sum(r.fault for r in self.recent),
             }
-        vector_step = self.config.num_envs * self.env.chunk_len
         values |= {
-            "train/num_updates": int(learner.num_updates),
-            "train/updates_per_control_step": self.config.utd / vector_step,
+            "train/num_updates": int(self.learner.num_updates),
+            "train/updates_per_control_step": self.config.utd / self.vector_step,
         }
         values |= self.clocks.report(self.env_steps)
         self.log.scalars(self.env_steps, values)

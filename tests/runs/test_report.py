@@ -85,6 +85,17 @@ def test_rate_and_time_left_follow_the_recent_past():
     assert progress.rate() is None
 
 
+def test_restarted_rate_forgets_the_work_before():
+    clock = Clock()
+    progress = Progress(10_000, console=Console(file=io.StringIO()), clock=clock)
+    clock.now += 1.0
+    progress.update(1000)  # fast first rollouts
+    progress.restart_rate()
+    clock.now += 50.0
+    progress.update(1032)
+    assert progress.rate() == pytest.approx(32 / 50)
+
+
 def test_plain_lines_without_a_terminal_at_most_once_a_minute():
     clock, file = Clock(), io.StringIO()
     with Progress(1000, console=Console(file=file), clock=clock) as progress:
