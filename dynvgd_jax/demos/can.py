@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynvgd_jax.demos.motion import CLOSE, OPEN, Aim, Scene, nearest_yaw, yaw_of
+from dynvgd_jax.demos.operators import Operator
 
 CAN_RADIUS_M = 0.025
 CAN_HALF_HEIGHT_M = 0.040
@@ -129,3 +130,77 @@ def _rest(style: CanStyle, scene: Scene, grip: float) -> Aim:
 def closed_on_nothing(scene: Scene) -> bool:
     """Whether the fingers have met without the can between them."""
     return scene.width < 0.035
+
+
+# "expert" is the noise-free measure of the script; the others demonstrate.
+OPERATORS: dict[str, Operator] = {
+    "expert": Operator({}),
+    "careful": Operator(
+        {
+            "speed": (0.7, 0.9),
+            "brake": (4.0, 6.0),
+            "grasp_yaw": (-0.3, 0.3),
+            "grasp_height": (0.0, 0.02),
+            "hover": (0.07, 0.1),
+            "carry_z": (1.02, 1.06),
+            "drop_x": (0.14, 0.18),
+            "drop_y": (0.355, 0.385),
+            "release": (0.01, 0.03),
+        },
+        wobble=0.7,
+    ),
+    "swift": Operator(
+        {
+            "speed": 1.0,
+            "grasp_yaw": (-0.5, 0.1),
+            "grasp_height": (0.01, 0.025),
+            "hover": (0.05, 0.07),
+            "carry_z": (0.99, 1.02),
+            "drop_x": (0.14, 0.19),
+            "drop_y": (0.35, 0.4),
+            "release": (0.03, 0.07),
+        },
+    ),
+    "crosswise": Operator(  # turns the gripper before grasping
+        {
+            "speed": (0.8, 1.0),
+            "grasp_yaw": (-1.3, -0.8),
+            "grasp_height": (0.0, 0.02),
+            "carry_z": (1.0, 1.05),
+            "drop_x": (0.17, 0.2),
+            "drop_y": (0.36, 0.4),
+            "release": (0.045, 0.07),
+        },
+        hesitation=0.01,
+    ),
+    "high": Operator(  # closes on the can's rim, misses, tries again or stops
+        {"grasp_height": (0.044, 0.056), "gives_up": [0.0, 0.0, 1.0]},
+        after_mishap={"grasp_height": (0.0, 0.02)},
+    ),
+    "beside": Operator(  # closes off the can's centre
+        {
+            "grasp_side": [-0.026, -0.021, 0.021, 0.026],
+            "speed": (0.7, 1.0),
+            "gives_up": [0.0, 0.0, 1.0],
+        },
+        after_mishap={"grasp_side": (-0.006, 0.006)},
+        hesitation=0.01,
+    ),
+    "hasty": Operator(  # lets go on the way, short of the wall or on it
+        {
+            "speed": 1.0,
+            "let_go_y": (0.12, 0.27),
+            "carry_z": (0.98, 1.03),
+            "gives_up": 1.0,
+        },
+    ),
+    "edge": Operator(  # drops the can onto the walls between the quarters
+        {
+            "speed": (0.8, 1.0),
+            "drop_x": (0.08, 0.12),
+            "drop_y": (0.27, 0.31),
+            "release": (0.08, 0.12),
+            "gives_up": 1.0,
+        },
+    ),
+}

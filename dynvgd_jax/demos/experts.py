@@ -1,34 +1,20 @@
 """Scripted experts: which operators exist per task, and how one acts."""
 
 import difflib
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dynvgd_jax.demos import can, lift, square
 from dynvgd_jax.demos.motion import CLOSE, Aim, Scene, SmoothNoise, read_scene, servo
+from dynvgd_jax.demos.operators import Operator, draw_style
 from dynvgd_jax.errors import UserError
 
 WAYPOINT_NOISE_MEMORY_STEPS = 25.0
 HESITATION_STEPS = (4, 12)
 DETOUR_STEPS = (3, 8)
 DETOUR_SPEED = (0.4, 0.9)
-
-# A number is taken as it is, a pair is a uniform range, a list is a choice.
-Spread = float | tuple[float, float] | list[float]
-
-
-class Operator(NamedTuple):
-    """One way to do a task, with the spread between its episodes."""
-
-    style: dict[str, Spread]  # fields of the task's style; others keep the default
-    # These change once it has grasped nothing.
-    after_mishap: Mapping[str, Spread] = MappingProxyType({})
-    wobble: float = 1.0  # times the configured waypoint noise
-    hesitation: float = 0.0  # chance per control step to pause for a moment
-    detour: float = 0.006  # chance per control step to stray for a moment
 
 
 class Script(NamedTuple):
@@ -40,153 +26,12 @@ class Script(NamedTuple):
     operators: dict[str, Operator]
 
 
-# "expert" is the noise-free measure of a script. The others are the operators of the
-# demonstrations. Good and bad ones share the states before the bad choice, so that a
-# policy trained on the mixture holds both choices where a critic can pick one.
-OPERATORS: dict[str, dict[str, Operator]] = {
-    "can": {
-        "expert": Operator({}),
-        "careful": Operator(
-            {
-                "speed": (0.7, 0.9),
-                "brake": (4.0, 6.0),
-                "grasp_yaw": (-0.3, 0.3),
-                "grasp_height": (0.0, 0.02),
-                "hover": (0.07, 0.1),
-                "carry_z": (1.02, 1.06),
-                "drop_x": (0.14, 0.18),
-                "drop_y": (0.355, 0.385),
-                "release": (0.01, 0.03),
-            },
-            wobble=0.7,
-        ),
-        "swift": Operator(
-            {
-                "speed": 1.0,
-                "grasp_yaw": (-0.5, 0.1),
-                "grasp_height": (0.01, 0.025),
-                "hover": (0.05, 0.07),
-                "carry_z": (0.99, 1.02),
-                "drop_x": (0.14, 0.19),
-                "drop_y": (0.35, 0.4),
-                "release": (0.03, 0.07),
-            },
-        ),
-        "crosswise": Operator(  # turns the gripper before grasping
-            {
-                "speed": (0.8, 1.0),
-                "grasp_yaw": (-1.3, -0.8),
-                "grasp_height": (0.0, 0.02),
-                "carry_z": (1.0, 1.05),
-                "drop_x": (0.17, 0.2),
-                "drop_y": (0.36, 0.4),
-                "release": (0.045, 0.07),
-            },
-            hesitation=0.01,
-        ),
-        "high": Operator(  # closes on the can's rim, misses, tries again or stops
-            {"grasp_height": (0.044, 0.056), "gives_up": [0.0, 0.0, 1.0]},
-            after_mishap={"grasp_height": (0.0, 0.02)},
-        ),
-        "beside": Operator(  # closes off the can's centre
-            {
-                "grasp_side": [-0.026, -0.021, 0.021, 0.026],
-                "speed": (0.7, 1.0),
-                "gives_up": [0.0, 0.0, 1.0],
-            },
-            after_mishap={"grasp_side": (-0.006, 0.006)},
-            hesitation=0.01,
-        ),
-        "hasty": Operator(  # lets go on the way, short of the wall or on it
-            {
-                "speed": 1.0,
-                "let_go_y": (0.12, 0.27),
-                "carry_z": (0.98, 1.03),
-                "gives_up": 1.0,
-            },
-        ),
-        "edge": Operator(  # drops the can onto the walls between the quarters
-            {
-                "speed": (0.8, 1.0),
-                "drop_x": (0.08, 0.12),
-                "drop_y": (0.27, 0.31),
-                "release": (0.08, 0.12),
-                "gives_up": 1.0,
-            },
-        ),
-    },
-    "square": {
-        "expert": Operator({}),
-        "careful": Operator(
-            {
-                "speed": (0.6, 0.85),
-                "brake": (4.0, 6.0),
-                "grasp_along": (0.002, 0.014),
-                "hover": (0.06, 0.09),
-                "grasp_yaw": (-0.08, 0.08),
-                "carry_z": (1.0, 1.03),
-            },
-            wobble=0.7,
-        ),
-        "swift": Operator(
-            {
-                "speed": 1.0,
-                "grasp_along": (0.002, 0.012),
-                "hover": (0.04, 0.06),
-                "carry_z": (0.985, 1.01),
-                "over_peg": (0.008, 0.015),
-                "fit": 0.007,
-                "fit_yaw": 0.06,
-            },
-        ),
-        "leftward": Operator(  # turns the nut the other way round
-            {"speed": (0.8, 1.0), "turn_bias": 0.8, "grasp_along": (0.002, 0.014)},
-            hesitation=0.01,
-        ),
-        "high": Operator(  # closes above the handle, misses
-            {"grasp_height": (0.018, 0.026), "gives_up": [0.0, 1.0]},
-            after_mishap={"grasp_height": 0.004},
-        ),
-        "careless": Operator(  # lets go above the peg before the nut fits
-            {
-                "speed": 1.0,
-                "fit": (0.012, 0.02),
-                "fit_yaw": 0.3,
-                "release_z": (0.965, 0.985),
-                "gives_up": 1.0,
-            },
-        ),
-    },
-    "lift": {
-        "expert": Operator({}),
-        "careful": Operator(
-            {
-                "speed": (0.5, 0.8),
-                "brake": (4.0, 6.0),
-                "grasp_yaw": (-0.1, 0.1),
-                "hover": (0.06, 0.09),
-                "lift_z": (0.92, 1.0),
-            },
-            wobble=0.7,
-        ),
-        "swift": Operator(
-            {
-                "speed": 1.0,
-                "hover": (0.04, 0.06),
-                "grasp_yaw": (-0.2, 0.2),
-                "lift_z": (0.9, 0.98),
-            },
-        ),
-        "high": Operator(  # closes above the cube
-            {"grasp_height": (0.024, 0.034), "gives_up": [0.0, 1.0, 1.0]},
-            after_mishap={"grasp_height": 0.0},
-        ),
-        "beside": Operator(  # closes past the cube's edge
-            {"grasp_side": [-0.028, 0.028], "gives_up": [0.0, 1.0, 1.0]},
-            after_mishap={"grasp_side": 0.0},
-            hesitation=0.01,
-        ),
-    },
+# Good and bad operators share the states before a bad choice, so that a policy trained
+# on their mixture holds both choices where a critic can tell them apart.
+OPERATORS = {
+    "can": can.OPERATORS,
+    "square": square.OPERATORS,
+    "lift": lift.OPERATORS,
 }
 
 _SCRIPTS = {
@@ -216,19 +61,6 @@ def check_operator(task_name: str, operator: str) -> None:
             f"found operator {operator!r}, expected one of {', '.join(known)} "
             f"for task {task_name!r}"
         )
-
-
-def draw_style(spreads: Mapping[str, Spread], rng: np.random.Generator) -> dict:
-    """One value per field, drawn in the order of the table."""
-    values = {}
-    for field, spread in spreads.items():
-        if isinstance(spread, list):
-            values[field] = float(rng.choice(spread))
-        elif isinstance(spread, tuple):
-            values[field] = float(rng.uniform(*spread))
-        else:
-            values[field] = float(spread)
-    return values
 
 
 class Expert:

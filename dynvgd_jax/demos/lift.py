@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynvgd_jax.demos.motion import CLOSE, OPEN, Aim, Scene, nearest_yaw, wrap, yaw_of
+from dynvgd_jax.demos.operators import Operator
 
 CUBE_WIDTH_M = 0.042
 START_YAW_RAD = np.pi / 2
@@ -63,3 +64,36 @@ def decide(style: LiftStyle, scene: Scene) -> Aim:
 def closed_on_nothing(scene: Scene) -> bool:
     """Whether the fingers have met without the cube between them."""
     return scene.width < 0.025
+
+
+# "expert" is the noise-free measure of the script; the others demonstrate.
+OPERATORS: dict[str, Operator] = {
+    "expert": Operator({}),
+    "careful": Operator(
+        {
+            "speed": (0.5, 0.8),
+            "brake": (4.0, 6.0),
+            "grasp_yaw": (-0.1, 0.1),
+            "hover": (0.06, 0.09),
+            "lift_z": (0.92, 1.0),
+        },
+        wobble=0.7,
+    ),
+    "swift": Operator(
+        {
+            "speed": 1.0,
+            "hover": (0.04, 0.06),
+            "grasp_yaw": (-0.2, 0.2),
+            "lift_z": (0.9, 0.98),
+        },
+    ),
+    "high": Operator(  # closes above the cube
+        {"grasp_height": (0.024, 0.034), "gives_up": [0.0, 1.0, 1.0]},
+        after_mishap={"grasp_height": 0.0},
+    ),
+    "beside": Operator(  # closes past the cube's edge
+        {"grasp_side": [-0.028, 0.028], "gives_up": [0.0, 1.0, 1.0]},
+        after_mishap={"grasp_side": 0.0},
+        hesitation=0.01,
+    ),
+}

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynvgd_jax.demos.motion import CLOSE, OPEN, Aim, Scene, wrap, yaw_of
+from dynvgd_jax.demos.operators import Operator
 
 PEG_XY_M = np.array([0.23, 0.10])
 PEG_TOP_Z_M = 0.95
@@ -152,3 +153,48 @@ def _rest(style: SquareStyle, scene: Scene, grip: float) -> Aim:
 def closed_on_nothing(scene: Scene) -> bool:
     """Whether the fingers have met without the handle between them."""
     return scene.width < 0.022
+
+
+# "expert" is the noise-free measure of the script; the others demonstrate.
+OPERATORS: dict[str, Operator] = {
+    "expert": Operator({}),
+    "careful": Operator(
+        {
+            "speed": (0.6, 0.85),
+            "brake": (4.0, 6.0),
+            "grasp_along": (0.002, 0.014),
+            "hover": (0.06, 0.09),
+            "grasp_yaw": (-0.08, 0.08),
+            "carry_z": (1.0, 1.03),
+        },
+        wobble=0.7,
+    ),
+    "swift": Operator(
+        {
+            "speed": 1.0,
+            "grasp_along": (0.002, 0.012),
+            "hover": (0.04, 0.06),
+            "carry_z": (0.985, 1.01),
+            "over_peg": (0.008, 0.015),
+            "fit": 0.007,
+            "fit_yaw": 0.06,
+        },
+    ),
+    "leftward": Operator(  # turns the nut the other way round
+        {"speed": (0.8, 1.0), "turn_bias": 0.8, "grasp_along": (0.002, 0.014)},
+        hesitation=0.01,
+    ),
+    "high": Operator(  # closes above the handle, misses
+        {"grasp_height": (0.018, 0.026), "gives_up": [0.0, 1.0]},
+        after_mishap={"grasp_height": 0.004},
+    ),
+    "careless": Operator(  # lets go above the peg before the nut fits
+        {
+            "speed": 1.0,
+            "fit": (0.012, 0.02),
+            "fit_yaw": 0.3,
+            "release_z": (0.965, 0.985),
+            "gives_up": 1.0,
+        },
+    ),
+}

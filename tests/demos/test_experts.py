@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dynvgd_jax.demos import can, lift, square
-from dynvgd_jax.demos.experts import OPERATORS, draw_style, get_script, make_expert
+from dynvgd_jax.demos.experts import OPERATORS, get_script, make_expert
 from dynvgd_jax.demos.motion import (
     CLOSE,
     CREEP_SPEED,
@@ -19,6 +19,7 @@ from dynvgd_jax.demos.motion import (
     wrap,
     yaw_of,
 )
+from dynvgd_jax.demos.operators import draw_style
 from dynvgd_jax.errors import UserError
 
 
