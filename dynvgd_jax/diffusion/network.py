@@ -31,7 +31,7 @@ ACTIVATIONS = {"mish": mish, "relu": jax.nn.relu}
 
 
 class Dense(nn.Module):
-    """`x @ kernel + bias`; `init_params` draws the initial values."""
+    """`x @ kernel + bias`; `init` gives zeros, `draw_params` the initial values."""
 
     features: int
 
@@ -169,13 +169,22 @@ def param_shapes(network: DiffusionMLP) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def init_params(network: DiffusionMLP, key: Array) -> Any:
-    """Returns fresh parameters, distributed like PyTorch's defaults.
+    """Returns fresh parameters, distributed like PyTorch's defaults."""
+    return draw_params(param_shapes(network), key)
 
-    Weights and biases of a Linear are uniform in +-1 / sqrt(fan_in); a LayerNorm is
+
+def draw_params(shapes: Any, key: Array) -> Any:
+    """Returns initial values for named layers, distributed like PyTorch's defaults.
+
+    Weights and biases of a `Dense` are uniform in +-1 / sqrt(fan_in); a LayerNorm is
     the identity. All values come from one draw: XLA takes seconds to compile a
     generator for each leaf.
+
+    Args:
+      shapes: layer name -> `{"kernel", "bias"}` or `{"scale", "bias"}`, leaves with a
+        shape; leading axes before a kernel's two are members of an ensemble.
+      key: PRNG key.
     """
-    shapes = param_shapes(network)
     layers = {name: s for name, s in shapes.items() if "kernel" in s}
     total = sum(leaf.size for leaf in jax.tree.leaves(layers))
     draw = jax.random.uniform(key, (total,), jnp.float32, -1.0, 1.0)
@@ -189,6 +198,6 @@ def init_params(network: DiffusionMLP, key: Array) -> Any:
         params[name] = {}
         for leaf_name, leaf in layer.items():
             values = draw[start : start + leaf.size].reshape(leaf.shape)
-            params[name][leaf_name] = values / math.sqrt(layer["kernel"].shape[0])
+            params[name][leaf_name] = values / math.sqrt(layer["kernel"].shape[-2])
             start += leaf.size
     return params

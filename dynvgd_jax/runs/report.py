@@ -204,10 +204,6 @@ class Progress:
         """Forgets the past speed: call it where the work per unit changes."""
         self._history = deque([(self._clock(), self._done)])
 
-    def restart_rate(self) -> None:
-        """Forgets the speed so far: what comes next is another kind of work."""
-        self._history = deque([(self._clock(), self._done)])
-
     def message(self, text: str) -> None:
         """Prints a line that stays above the bar."""
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynvgd_jax.diffusion.network import Dense
+from dynvgd_jax.diffusion.network import Dense, draw_params
 from dynvgd_jax.types import PyTree
 
 LAYER_NORM_EPS = 1e-5
@@ -54,5 +54,7 @@ class CriticEnsemble(nn.Module):
 def init_ensemble(
     ensemble: CriticEnsemble, key: jax.Array, obs_dim: int, flat_action_dim: int
 ) -> PyTree:
-    """Returns fresh parameters of `ensemble`."""
-    return ensemble.init(key, jnp.zeros((1, obs_dim)), jnp.zeros((1, flat_action_dim)))
+    """Returns fresh parameters of `ensemble`, every critic drawn by itself."""
+    obs, action = jnp.zeros((1, obs_dim)), jnp.zeros((1, flat_action_dim))
+    shapes = jax.eval_shape(ensemble.init, key, obs, action)
+    return {"params": {"critics": draw_params(shapes["params"]["critics"], key)}}
