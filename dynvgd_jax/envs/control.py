@@ -19,6 +19,7 @@ from numba import njit
 
 from dynvgd_jax.envs import libmujoco, osc, readout, scene, snapshot
 from dynvgd_jax.envs.libmujoco import (
+    bounding_volumes_view,
     call_model_data,
     doubles,
     function_address,
@@ -211,6 +212,8 @@ class CompiledStepper:
             _drop_contacts(env, task.unused_objects)
         # nothing reads the wrist's force sensors, which cost a pass over all bodies
         model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_SENSOR
+        self._volumes = bounding_volumes_view(model)
+        self._num_volumes = int(self._volumes[0])
         self._scene, self._keep = scene.make_scene(env, task)
         self._control = np.zeros((task.num_arms, CONTROL_SIZE))
         self._chunk = compiled_chunk()
@@ -229,9 +232,17 @@ class CompiledStepper:
         """Runs raw actions [Ta, Da] float64; holds the GIL only at both ends."""
         obs = np.empty(self.task.obs_dim)
         reward, success = np.zeros(len(actions)), np.zeros(len(actions), bool)
-        code = self._chunk(
-            self._functions, self._scene, self._control, actions, obs, reward, success
-        )
+        # Each mj_step1 clears one display flag per bounding volume, those of the visual
+        # meshes included (100 kB, a tenth of the step). No volumes, no clearing; the
+        # collision code itself does not read their number.
+        self._volumes[0] = 0
+        try:
+            code = self._chunk(
+                *(self._functions, self._scene, self._control),
+                *(actions, obs, reward, success),
+            )
+        finally:
+            self._volumes[0] = self._num_volumes
         return ChunkOutcome(obs, reward, success, code != 0)
 
     def get_state(self) -> dict[str, np.ndarray]:

@@ -103,6 +103,19 @@ def scalar_views(data: Any) -> tuple[np.ndarray, np.ndarray]:
     return ncon, time
 
 
+def bounding_volumes_view(model: Any) -> np.ndarray:
+    """Returns a live view [1] int32 of `nbvh`, the model's number of bounding volumes.
+
+    It stands sixth in mjModel. Errors: RuntimeError where the six differ from the
+    bindings' values.
+    """
+    sizes = np.ctypeslib.as_array((ctypes.c_int32 * 6).from_address(model._address))
+    names = ("nq", "nv", "nu", "na", "nbody", "nbvh")
+    if sizes.tolist() != [getattr(model, name) for name in names]:
+        raise RuntimeError("mjModel is not laid out as in MuJoCo 3.3.7")
+    return sizes[5:]
+
+
 def contact_geoms_view(model: Any, data: Any) -> np.ndarray:
     """Returns a live view [many, 2] int32 of the geom ids of all contacts.
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import mujoco
@@ -62,15 +63,15 @@ class RobosuiteVectorEnv:
             num_threads = 1  # pure Python: threads would only wait for each other
         self.num_threads = num_threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="envs")
-        self._pending = None  # (indices, futures) of the running step_async
+        self._pending = deque()  # (indices, length, futures) per running step_async
 
     def reset(self, indices: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         """Starts the episode of `seeds[i]` in environment `indices[i]`.
 
         Returns the first observations [n, Do] float32.
         """
-        self._check_idle()
         indices = self._check_indices(indices)
+        self._check_idle(indices)
         if len(seeds) != len(indices):
             raise ValueError(f"{len(seeds)} seeds for {len(indices)} environments")
         for index, seed in zip(indices, seeds):
@@ -88,25 +89,30 @@ class RobosuiteVectorEnv:
         of that environment until it is reset.
         Errors: ValueError on wrong shapes or non-finite actions, before any physics.
         """
+        self._check_idle()
         self.step_async(indices, actions)
         return self.step_wait()
 
     def step_async(self, indices: np.ndarray, actions: np.ndarray) -> None:
-        """Starts a step in the background; `step_wait` returns its result."""
-        self._check_idle()
+        """Starts a step in the background; `step_wait` returns its result.
+
+        A second group of other environments may be started before the first is waited
+        for, so that physics of one and decisions of the other overlap.
+        """
         indices = self._check_indices(indices)
+        self._check_idle(indices)
         actions = self._raw_actions(indices, actions)
         futures = [
             None if self._faulty[i] else self._pool.submit(self._steppers[i].run, a)
             for i, a in zip(indices, actions)
         ]
-        self._pending = (indices, actions.shape[1], futures)
+        self._pending.append((indices, actions.shape[1], futures))
 
     def step_wait(self) -> ChunkResult:
-        """Returns the result of the step that `step_async` started."""
-        if self._pending is None:
+        """Returns the result of the oldest step that `step_async` started."""
+        if not self._pending:
             raise RuntimeError("step_wait without step_async")
-        (indices, length, futures), self._pending = self._pending, None
+        indices, length, futures = self._pending.popleft()
         broken = ChunkOutcome(None, np.zeros(length), np.zeros(length, bool), True)
         outcomes = [broken if f is None else f.result() for f in futures]
         for row, (index, outcome) in enumerate(zip(indices, outcomes)):
@@ -149,7 +155,7 @@ class RobosuiteVectorEnv:
     def close(self) -> None:
         """Ends the threads and frees the simulators."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._pending = None
+        self._pending.clear()
         self._steppers = []
         for env in self.envs:
             env.close()
@@ -185,9 +191,11 @@ class RobosuiteVectorEnv:
                 f"{self.task.name} needs {expected}; use the task's own file"
             )
 
-    def _check_idle(self):
-        if self._pending is not None:
-            raise RuntimeError("a step is running; call step_wait first")
+    def _check_idle(self, indices=None):
+        """Refuses environments (None: all) that a background step is using."""
+        for running, _, _ in self._pending:
+            if indices is None or np.isin(indices, running).any():
+                raise RuntimeError("a step is running; call step_wait first")
 
     def _check_indices(self, indices):
         indices = np.asarray(indices)

@@ -156,6 +156,25 @@ def test_contacts_of_unused_objects_do_not_matter(name):
     assert without.env.sim.data.body_xpos[unused][2] < -15.0
 
 
+@pytest.mark.parametrize("name", ["lift", "transport"])
+def test_display_flags_left_alone_change_no_bit(name):
+    """The number of bounding volumes only sizes a table of flags for the display."""
+    task = tasks.get_task(name)
+    stepper = CompiledStepper(tasks.make_env(task), task)
+    model = stepper.env.sim.model._model
+    actions = np.random.default_rng(0).uniform(-1, 1, (12, task.action_dim))
+    actions[:, 2::7] = -1.0
+    volumes, results = stepper._volumes, []
+    assert volumes[0] == model.nbvh > 1000
+    for view in (volumes, np.zeros(1, np.int32)):  # the second leaves the model alone
+        stepper._volumes = view
+        start(stepper, 2)
+        results.append((stepper.run(actions).obs, stepper.env.sim.data.qpos.copy()))
+        assert volumes[0] == model.nbvh > 1000
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+
+
 @pytest.mark.parametrize(
     ("name", "body", "height"),
     [("square", "SquareNut", 0.829979), ("can", "Can", 0.86005)],

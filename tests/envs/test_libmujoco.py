@@ -39,6 +39,14 @@ def test_views_follow_the_simulator():
     assert data.contact.geom.ctypes.data == geoms.ctypes.data
 
 
+def test_the_number_of_bounding_volumes_is_the_models():
+    model, _ = simulator()
+    view = libmujoco.bounding_volumes_view(model)
+    assert view.shape == (1,) and view[0] == model.nbvh
+    view[0] += 1
+    assert view[0] == model.nbvh
+
+
 def test_a_scene_without_contact_is_an_error():
     model = mujoco.MjModel.from_xml_string("<mujoco><worldbody/></mujoco>")
     with pytest.raises(RuntimeError, match="no contact"):

@@ -154,6 +154,14 @@ def test_asynchronous_step(make):
         env.step_wait()
     env.reset([0, 1], [1, 2])
     assert_same(result, env.step([1, 0], actions))
+    # two groups in flight, waited for in the order of their start
+    env.reset([0, 1], [1, 2])
+    env.step_async([1], actions[:1])
+    env.step_async([0], actions[1:])
+    with pytest.raises(RuntimeError, match="step_wait first"):
+        env.step_async([1], actions[:1])
+    for row in (0, 1):
+        np.testing.assert_array_equal(env.step_wait().obs[0], result.obs[row])
 
 
 def test_bad_calls_never_reach_the_physics(make):
