@@ -24,14 +24,15 @@ class RobosuiteVectorEnv:
     """Environments of one task; an episode depends on its seed and actions only.
 
     task_name: one of tasks.TASKS.
-    num_envs: how many simulators; each costs about 30 MB.
+    num_envs: how many simulators; each takes about 100 MB, mostly meshes.
     normalization: scale of observations and actions, or None for raw values.
     engine: "compiled" (threads, the default) or "robosuite" (its own step, one thread).
     num_threads: worker threads; None or 0 takes one per core. Never changes results.
 
     Attributes that scripted experts read between chunks: `envs`, the robosuite
     environments (`envs[i].sim.data` is current), and `raw_obs [num_envs, Do]` float64.
-    Errors: UserError for an unknown task or engine, unsuited versions or sizes.
+    Errors: UserError for an unknown task or engine, unsuited versions or sizes, or
+    an installation that the compiled engine does not fit.
     """
 
     def __init__(
@@ -178,7 +179,13 @@ class RobosuiteVectorEnv:
         # imported here: numba's start costs a second that the fallback can save
         from dynvgd_jax.envs.control import CompiledStepper
 
-        return CompiledStepper(env, self.task)
+        try:
+            return CompiledStepper(env, self.task)
+        except (RuntimeError, OSError) as error:
+            raise UserError(
+                f"the compiled engine does not fit this installation ({error}); "
+                "use env.engine=robosuite"
+            ) from error
 
     def _check_sizes(self, norm):
         if norm is None:
