@@ -1,7 +1,7 @@
 """Speed of the environments, and their agreement with stock robosuite.
 
     python benchmarks/rollouts.py [--tasks=lift,can] [--json]
-    python benchmarks/rollouts.py --agreement [--episodes=20]
+    python benchmarks/rollouts.py --agreement [--episodes=20] [--actions=expert]
 
 The first form times, in one process and in turns, control steps per second of stock
 robosuite, of the compiled engine on one thread and on all cores, and of MuJoCo's bare
@@ -105,8 +105,25 @@ def speeds(name: str, rounds: int, seconds: float) -> dict[str, float]:
     return rates
 
 
-def agreement(name: str, episodes: int, keep: bool) -> dict[str, float]:
-    """Plays episodes on both engines; returns errors and where they part."""
+def actor(name: str, kind: str, seed: int):
+    """Returns a function (robosuite environment, control step) -> action [Da]."""
+    task = tasks.get_task(name)
+    rng = np.random.default_rng(seed)
+    if kind == "expert":
+        from dynvgd_jax.demos.experts import make_expert
+
+        expert = make_expert(name, "expert", rng)
+        return lambda env, k: np.asarray(expert.act(env), np.float64)
+    actions = wandering(rng, task.max_episode_env_steps, task.action_dim)
+    actions[:, 6::7] = np.sign(np.sin(np.arange(len(actions)) / 8))[:, None]
+    return lambda env, k: actions[k]
+
+
+def agreement(name: str, episodes: int, kind: str, keep: bool) -> dict[str, float]:
+    """Plays episodes on both engines; returns errors and where they part.
+
+    An expert looks at the stock environment; both engines get its actions.
+    """
     task = tasks.get_task(name)
     stock = StockStepper(tasks.make_env(task), task)
     fast = CompiledStepper(tasks.make_env(task), task, keep_unused_contacts=keep)
@@ -115,13 +132,11 @@ def agreement(name: str, episodes: int, keep: bool) -> dict[str, float]:
         for stepper in (stock, fast):
             tasks.reset_env(stepper.env, seed)
             stepper.start()
-        actions = wandering(
-            np.random.default_rng(seed), task.max_episode_env_steps, task.action_dim
-        )
-        actions[:, 6::7] = np.sign(np.sin(np.arange(len(actions)) / 8))[:, None]
-        worst, part = 0.0, len(actions)
+        act, length = actor(name, kind, seed), task.max_episode_env_steps
+        worst, part = 0.0, length
         any_success = np.zeros(2, bool)
-        for k, action in enumerate(actions):
+        for k in range(length):
+            action = act(stock.env, k)
             a, b = stock.run(action[None]), fast.run(action[None])
             worst = max(worst, float(np.abs(a.obs - b.obs).max()))
             if worst > 1e-6:
@@ -140,7 +155,7 @@ def agreement(name: str, episodes: int, keep: bool) -> dict[str, float]:
         "within 1e-6 after 100 control steps": sum(e < 1e-6 for e in errors_100),
         "median error after 100 control steps": float(np.median(errors_100)),
         "median control step of the first error above 1e-6": float(np.median(parted)),
-        "episodes that never part": sum(p == len(actions) for p in parted),
+        "episodes that never part": sum(p == length for p in parted),
         "unequal rewards or successes before that": unequal,
         "successful episodes, robosuite": successes[0],
         "successful episodes, compiled": successes[1],
@@ -155,11 +170,14 @@ def main():
     parser.add_argument("--seconds", type=float, default=1.0, help="per measurement")
     parser.add_argument("--agreement", action="store_true")
     parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--actions", choices=("random", "expert"), default="random")
     parser.add_argument("--all-contacts", action="store_true", help="of unused objects")
     options = parser.parse_args()
     for name in options.tasks.split(","):
         if options.agreement:
-            rows = agreement(name, options.episodes, options.all_contacts)
+            rows = agreement(
+                name, options.episodes, options.actions, options.all_contacts
+            )
         else:
             rows = speeds(name, options.rounds, options.seconds)
         for what, value in rows.items():
