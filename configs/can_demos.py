@@ -17,17 +17,17 @@ def get_config(preset: str = "") -> ConfigDict:
     # Share of each operator (dynvgd_jax/demos/experts.py), relative to their sum.
     config.operators = ConfigDict(
         {
-            "careful": 0.36,
+            "careful": 0.38,
             "swift": 0.20,
-            "crosswise": 0.12,
-            "high": 0.08,
-            "beside": 0.08,
-            "hasty": 0.09,
-            "edge": 0.07,
+            "crosswise": 0.10,
+            "high": 0.10,
+            "beside": 0.04,
+            "hasty": 0.10,
+            "edge": 0.08,
         }
     )
     # Standard deviation of the smooth noise on waypoints, m.
-    config.waypoint_noise_m = 0.015
+    config.waypoint_noise_m = 0.025
     # Standard deviation of the white noise on the six pose actions (range -1 to 1).
     config.action_noise = 0.05
     # Control steps recorded after success, and after stopping without success.

@@ -25,7 +25,7 @@ def get_config(preset: str = "") -> ConfigDict:
         }
     )
     # Standard deviation of the smooth noise on waypoints, m.
-    config.waypoint_noise_m = 0.015
+    config.waypoint_noise_m = 0.025
     # Standard deviation of the white noise on the six pose actions (range -1 to 1).
     config.action_noise = 0.05
     # Control steps recorded after success, and after stopping without success.

@@ -23,6 +23,7 @@ from dynvgd_jax.demos.files import DemoEpisode, write_dppo, write_robomimic
 from dynvgd_jax.envs.tasks import Task, get_task
 from dynvgd_jax.errors import UserError
 
+LOST_BELOW_Z_M = 0.79  # an object below it has left table and bins: the episode ends
 VALID_SHARE = 0.1  # of the episodes, in robomimic's filter key "valid"
 
 
@@ -96,7 +97,8 @@ class _Running:
         self._succeeded = self._succeeded + 1 if success else 0
         self._rested = self._rested + 1 if self.expert.resting else 0
         return (
-            self._succeeded >= self._hover_steps
+            self.expert.object_z < LOST_BELOW_Z_M
+            or self._succeeded >= self._hover_steps
             or (self._rested >= self._rest_steps and not success)
             or len(self._actions) >= limit
         )

@@ -12,6 +12,7 @@ from dynvgd_jax.demos.operators import Operator, draw_style
 from dynvgd_jax.errors import UserError
 
 WAYPOINT_NOISE_MEMORY_STEPS = 25.0
+STEADY_WITHIN_M = 0.15  # of its aim the hand becomes steady
 HESITATION_STEPS = (4, 12)
 DETOUR_STEPS = (3, 8)
 DETOUR_SPEED = (0.4, 0.9)
@@ -84,6 +85,7 @@ class Expert:
         self._detour = np.zeros(3)
         self._grip = -1.0
         self.resting = False  # nothing is left to do, succeeded or not
+        self.object_z = np.inf  # m, when it last looked
 
     def act(self, env) -> np.ndarray:
         """The action `[7]` in [-1, 1] for a robosuite environment's present state."""
@@ -94,12 +96,21 @@ class Expert:
             self._style = self._style._replace(**changes)
         aim = self._script.decide(self._style, scene)
         aim = self._hesitate(aim, scene)
-        wobble = self._waypoint_noise_m * aim.noise * self._noise.draw()
-        action = servo(scene, aim._replace(pos=aim.pos + wobble))
+        action = servo(scene, aim._replace(pos=aim.pos + self._wobble(aim, scene)))
         self._stray(action, aim)
         action[:6] += self._action_noise * self._rng.standard_normal(6)
         self._grip, self.resting = aim.grip, aim.resting
+        self.object_z = float(scene.object_pos[2])
         return np.clip(action, -1.0, 1.0)
+
+    def _wobble(self, aim: Aim, scene: Scene) -> np.ndarray:
+        """Smooth noise that fades as the hand comes near.
+
+        Noise that stayed would put the hand beside its aim and keep it there: whoever
+        learns from it learns not to correct.
+        """
+        way = np.linalg.norm(aim.pos - scene.eef_pos) / STEADY_WITHIN_M
+        return self._waypoint_noise_m * min(way, 1.0) ** 2 * self._noise.draw()
 
     def _stray(self, action: np.ndarray, aim: Aim) -> None:
         """Leads the hand off its way at times: the data shows how to come back."""
