@@ -184,7 +184,12 @@ def main():
             unit = "control steps/s"
             if options.agreement or what.startswith("ratio"):
                 unit = "1"
-            row = {"task": name, "what": what, "value": round(value, 12), "unit": unit}
+            row = {
+                "task": name,
+                "what": what,
+                "value": float(f"{value:.6g}"),
+                "unit": unit,
+            }
             if options.json:
                 print(json.dumps(row), flush=True)
             else:
