@@ -4,7 +4,7 @@ from configs import can_pretrain
 
 
 def get_config(preset: str = ""):
-    """Returns the pre-training of Lift: Can's network, less training."""
+    """Returns the pre-training of Lift: Can's network."""
     config = can_pretrain.get_config().unlock()
     config.task = "lift"
     config.dataset = "data/lift/train.npz"

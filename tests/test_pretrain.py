@@ -191,4 +191,5 @@ def test_published_configurations(module, num_train, dims):
     assert config.job == "pretrain" and config.is_locked
     assert config.dataset == f"data/{config.task}/train.npz"
     assert config.num_steps % config.eval.every_steps == 0
-    assert module.get_config("quick").num_steps == config.num_steps // 10
+    assert (config.learning_rate, config.weight_decay) == (1e-4, 1e-6)
+    assert module.get_config("builtin").learning_rate == 1e-3
