@@ -54,7 +54,7 @@ def decide(style: CanStyle, scene: Scene) -> Aim:
         return _carry(style, scene, half_height)
     if holds and not _in_goal(can):  # just grasped
         up = eef + [0.0, 0.0, 0.05]
-        return Aim(up, yaw, CLOSE, style.speed, style.brake, noise=0.3)
+        return Aim(up, yaw, CLOSE, style.speed, style.brake)
     if _in_goal(can) or (between and eef[1] > GOAL_LOW_M[1]):
         return _leave(style, scene)
     return _approach(style, scene, upright)
@@ -80,13 +80,13 @@ def _approach(style: CanStyle, scene: Scene, upright: bool) -> Aim:
         up = np.array([grasp[0], grasp[1], grasp[2] + style.hover])
         return Aim(up, yaw, CLOSE, style.speed, style.brake)
     if high < 0.02 and off < 0.012 and (abs(high) < 0.008 or scene.width < 0.075):
-        return Aim(grasp, yaw, CLOSE, style.speed, style.brake, noise=0.2)
+        return Aim(grasp, yaw, CLOSE, style.speed, style.brake)
     opened = scene.width > 0.070
     ready = off < 0.012 and turned < 0.15 and opened
     near = np.clip((off - 0.012) / 0.03, 0.0, 1.0)
     height = style.hover * (near if turned < 0.3 and opened else 1.0)
     goal = grasp + [0.0, 0.0, 0.0 if ready else height]
-    return Aim(goal, yaw, OPEN, style.speed, style.brake, noise=0.2 if ready else near)
+    return Aim(goal, yaw, OPEN, style.speed, style.brake, free=ready or near > 0.1)
 
 
 def _carry(style: CanStyle, scene: Scene, half_height: float) -> Aim:
@@ -95,14 +95,14 @@ def _carry(style: CanStyle, scene: Scene, half_height: float) -> Aim:
     drop = np.array([style.drop_x, style.drop_y]) + (eef - can)[:2]
     off = np.linalg.norm(drop - eef[:2])
     if eef[1] > style.let_go_y:
-        return Aim(eef, yaw, OPEN, style.speed, style.brake, noise=0.3)
+        return Aim(eef, yaw, OPEN, style.speed, style.brake)
     low = eef[2] < style.carry_z - 0.05 and eef[1] > GOAL_LOW_M[1]
     if off < (0.07 if low else 0.03):  # once on its way down it goes on
         bottom = can[2] - half_height - FLOOR_Z_M
         if bottom < style.release + 0.005:
-            return Aim(eef, yaw, OPEN, style.speed, style.brake, noise=0.2)
+            return Aim(eef, yaw, OPEN, style.speed, style.brake)
         down = np.array([drop[0], drop[1], eef[2] - bottom + style.release])
-        return Aim(down, yaw, CLOSE, style.speed, style.brake, noise=0.5)
+        return Aim(down, yaw, CLOSE, style.speed, style.brake)
     risen = np.clip((eef[2] - (style.carry_z - 0.06)) / 0.04, 0.0, 1.0)
     way = eef[:2] + risen * (drop - eef[:2])
     return Aim(
@@ -114,7 +114,7 @@ def _leave(style: CanStyle, scene: Scene) -> Aim:
     eef = scene.eef_pos
     yaw = nearest_yaw(yaw_of(scene.eef_rot), START_YAW_RAD)
     if scene.width < 0.068 and eef[2] < style.rest_z - 0.1:
-        return Aim(eef, yaw, OPEN, style.speed, style.brake, noise=0.2)
+        return Aim(eef, yaw, OPEN, style.speed, style.brake)
     return _rest(style, scene, OPEN)
 
 
@@ -124,7 +124,7 @@ def _rest(style: CanStyle, scene: Scene, grip: float) -> Aim:
     place = AFTERWARDS_XY_M if _in_goal(scene.object_pos) else HOME_XY_M
     goal = np.array([*place, style.rest_z])
     resting = np.linalg.norm(goal - eef) < 0.03
-    return Aim(goal, yaw, grip, style.speed, style.brake, noise=0.5, resting=resting)
+    return Aim(goal, yaw, grip, style.speed, style.brake, resting=resting)
 
 
 def closed_on_nothing(scene: Scene) -> bool:

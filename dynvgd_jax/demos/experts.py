@@ -118,8 +118,8 @@ class Expert:
             self._detour_steps -= 1
             action[:3] = self._detour
             return
-        free = self._noisy and aim.noise > 0.1 and not aim.resting
-        if free and self._rng.random() < self._operator.detour:
+        may_stray = self._noisy and aim.free and not aim.resting
+        if may_stray and self._rng.random() < self._operator.detour:
             self._detour_steps = int(self._rng.integers(*DETOUR_STEPS))
             direction = self._rng.standard_normal(3) * [1.0, 1.0, 0.5]
             direction /= np.linalg.norm(direction)

@@ -38,27 +38,23 @@ def decide(style: LiftStyle, scene: Scene) -> Aim:
     if between and 0.03 < scene.width < CUBE_WIDTH_M + 0.004:
         top = np.array([eef[0], eef[1], style.lift_z])
         resting = abs(eef[2] - style.lift_z) < 0.02
-        return Aim(
-            top, here, CLOSE, style.speed, style.brake, noise=0.5, resting=resting
-        )
+        return Aim(top, here, CLOSE, style.speed, style.brake, resting=resting)
     if closed_on_nothing(scene) and off < 0.06:
         if style.gives_up:
             up = np.array([eef[0], eef[1], style.lift_z])
             resting = abs(eef[2] - style.lift_z) < 0.02
-            return Aim(
-                up, here, CLOSE, style.speed, style.brake, noise=0.5, resting=resting
-            )
+            return Aim(up, here, CLOSE, style.speed, style.brake, resting=resting)
         if high < style.hover - 0.03:
             up = np.array([grasp[0], grasp[1], grasp[2] + style.hover])
             return Aim(up, yaw, CLOSE, style.speed, style.brake)
     if high < 0.02 and off < 0.012 and (abs(high) < 0.006 or scene.width < 0.075):
-        return Aim(grasp, yaw, CLOSE, style.speed, style.brake, noise=0.2)
+        return Aim(grasp, yaw, CLOSE, style.speed, style.brake)
     turned, opened = abs(wrap(yaw - here)), scene.width > 0.070
     ready = off < 0.01 and turned < 0.15 and opened
     near = np.clip((off - 0.01) / 0.03, 0.0, 1.0)
     height = style.hover * (near if turned < 0.3 and opened else 1.0)
     goal = grasp + [0.0, 0.0, 0.0 if ready else height]
-    return Aim(goal, yaw, OPEN, style.speed, style.brake, noise=0.2 if ready else near)
+    return Aim(goal, yaw, OPEN, style.speed, style.brake, free=ready or near > 0.1)
 
 
 def closed_on_nothing(scene: Scene) -> bool:

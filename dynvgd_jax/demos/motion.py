@@ -33,7 +33,7 @@ class Aim(NamedTuple):
     grip: float  # OPEN or CLOSE
     speed: float  # largest length of the position action, 1 is 0.3 m/s
     brake: float  # 1/m, how the speed grows with the way to go, from CREEP_SPEED
-    noise: float = 1.0  # share of the waypoint noise: small where precision counts
+    free: bool = True  # a detour does no harm here
     resting: bool = False  # nothing is left to do
 
 

@@ -96,13 +96,13 @@ def _approach(style: SquareStyle, scene: Scene) -> Aim:
         up = np.array([grasp[0], grasp[1], grasp[2] + style.hover])
         return Aim(up, yaw, CLOSE, style.speed, style.brake)
     if high < 0.02 and off < 0.012 and (abs(high) < 0.006 or scene.width < 0.075):
-        return Aim(grasp, yaw, CLOSE, style.speed, style.brake, noise=0.2)
+        return Aim(grasp, yaw, CLOSE, style.speed, style.brake)
     opened = scene.width > 0.070
     ready = off < 0.008 and turned < 0.12 and opened
     near = np.clip((off - 0.008) / 0.03, 0.0, 1.0)
     height = style.hover * (near if turned < 0.25 and opened else 1.0)
     goal = grasp + [0.0, 0.0, 0.0 if ready else height]
-    return Aim(goal, yaw, OPEN, style.speed, style.brake, noise=0.2 if ready else near)
+    return Aim(goal, yaw, OPEN, style.speed, style.brake, free=ready or near > 0.1)
 
 
 def _carry(style: SquareStyle, scene: Scene) -> Aim:
@@ -130,15 +130,13 @@ def _carry(style: SquareStyle, scene: Scene) -> Aim:
     aim = np.array([way[0], way[1], eef[2] + nut_z - nut[2]])
     yaw = here + (turn if risen > 0 or off < 0.05 else 0.0)
     speed = style.speed if off > 0.03 or fits else min(style.speed, 0.5)
-    return Aim(aim, yaw, CLOSE, speed, style.brake, noise=np.clip(off / 0.1, 0.05, 1.0))
+    return Aim(aim, yaw, CLOSE, speed, style.brake, free=off > 0.01)
 
 
 def _leave(style: SquareStyle, scene: Scene) -> Aim:
     eef = scene.eef_pos
     if scene.width < 0.06 and eef[2] < style.rest_z - 0.1:
-        return Aim(
-            eef, yaw_of(scene.eef_rot), OPEN, style.speed, style.brake, noise=0.2
-        )
+        return Aim(eef, yaw_of(scene.eef_rot), OPEN, style.speed, style.brake)
     return _rest(style, scene, OPEN)
 
 
@@ -147,7 +145,7 @@ def _rest(style: SquareStyle, scene: Scene, grip: float) -> Aim:
     done = np.linalg.norm(scene.object_pos[:2] - PEG_XY_M) < 0.03
     goal = np.array([*(PEG_XY_M if done else HOME_XY_M), style.rest_z])
     resting = np.linalg.norm(goal - eef) < 0.03
-    return Aim(goal, here, grip, style.speed, style.brake, noise=0.5, resting=resting)
+    return Aim(goal, here, grip, style.speed, style.brake, resting=resting)
 
 
 def closed_on_nothing(scene: Scene) -> bool:
