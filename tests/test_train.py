@@ -1,0 +1,168 @@
+"""A tiny run from end to end: what it leaves behind, and what it refuses."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from configs import base
+from dynvgd_jax import load_agent
+from dynvgd_jax.diffusion.network import DiffusionMLP, init_params
+from dynvgd_jax.diffusion.policy import Policy, save_policy
+from dynvgd_jax.diffusion.schedule import cosine_schedule
+from dynvgd_jax.envs.normalize import Normalization
+from dynvgd_jax.errors import UserError
+from dynvgd_jax.train import train
+from tests.reach import ReachEnv
+
+VECTOR_STEP = 2 * ReachEnv.chunk_len
+
+PUBLISHED_NAMES = """
+train/critic_loss train/q0_mean train/q1_mean train/q_std_inter_critic
+train/q_diff_max_min train/td_error_mean train/td_error_std train/success_rate
+train/ep_rew_mean train/ep_len_mean guide/lambda_base guide/lambda_mean
+guide/weight_mean guide/grad_norm guide/weighted_grad_norm guide/delta_norm
+guide/ratio_weighted_grad_to_delta guide/cosine guide/cosine_pos_frac guide/q_pre
+guide/q_post guide/delta_q eval/success_rate eval/reward eval/timesteps
+""".split()  # noqa: SIM905
+
+
+def random_policy(folder, obs_dim=4):
+    network = DiffusionMLP(
+        obs_dim=obs_dim, action_dim=2, chunk_len=4, hidden_dims=(16, 16, 16)
+    )
+    ones = [np.ones(n, np.float32) for n in (obs_dim, 2)]
+    norm = Normalization(-ones[0], ones[0], -ones[1], ones[1])
+    params = init_params(network, jax.random.key(0))
+    save_policy(folder, Policy(network, params, cosine_schedule(20), norm, "reach"))
+    return folder
+
+
+def tiny(policy, **changes):
+    config = base.get_config()
+    config.base_policy = str(policy)
+    config.ddim_steps, config.guidance.last_k = 2, 1
+    config.num_envs = 2
+    config.first_rollout_env_steps = 10 * VECTOR_STEP
+    config.total_env_steps = 24 * VECTOR_STEP
+    config.utd, config.batch_size = 2, 16
+    config.critic.num, config.critic.width, config.critic.depth = 2, 16, 1
+    config.eval.episodes = config.eval.num_envs = 3
+    config.eval.every_env_steps = 12 * VECTOR_STEP
+    config.checkpoint.every_env_steps = 12 * VECTOR_STEP
+    config.log.every_env_steps = 4 * VECTOR_STEP
+    config.update_from_flattened_dict(changes)
+    return config.lock()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    policy = random_policy(folder / "policy")
+    train(tiny(policy), folder / "run", make_env=ReachEnv)
+    return folder / "run"
+
+
+def test_leaves_everything_behind(run):
+    events = EventAccumulator(str(run))
+    events.Reload()
+    names = set(events.Tags()["scalars"])
+    assert set(PUBLISHED_NAMES) <= names
+    shares = {f"time/{name}_share" for name in ("rollout", "act", "update", "eval")}
+    assert shares | {"time/control_steps_per_s"} <= names
+    # The first training call (vector step 11) is logged, then every 4th, then the end.
+    steps = [p.step // VECTOR_STEP for p in events.Scalars("train/critic_loss")]
+    assert steps == [11, 12, 16, 20, 24]
+    values = [p.value for p in events.Scalars("train/num_updates")]
+    assert values[-1] == 2 * 14  # UTD 2, 24 - 10 training calls
+    config = json.loads((run / "config.json").read_text())
+    assert config["critic"]["width"] == 16
+    assert json.loads((run / "versions.json").read_text())["mujoco"]
+
+
+def test_eval_csv_by_row(run):
+    rows = (run / "eval.csv").read_text().splitlines()
+    assert rows[0] == (
+        "control_steps,policy,seed,success_any,success_chunk,return,length"
+    )
+    fields = [row.split(",") for row in rows[1:]]
+    evaluated = [(f[0], f[1]) for f in fields[::3]]
+    assert evaluated == [
+        ("0", "base/tanh_randn"),
+        ("0", "base/randn"),
+        (str(12 * VECTOR_STEP), "dynvgd/tanh_randn"),
+        (str(24 * VECTOR_STEP), "dynvgd/tanh_randn"),
+    ]
+    seeds = [tuple(f[2] for f in fields[i : i + 3]) for i in range(0, 12, 3)]
+    assert len(set(seeds)) == 1  # every policy plays the same episodes
+    assert all(f[6] == "32" for f in fields)
+
+
+def test_checkpoints_and_agents(run):
+    names = sorted(int(path.name) for path in (run / "checkpoints").iterdir())
+    assert names == [12 * VECTOR_STEP, 24 * VECTOR_STEP]
+    newest, older = load_agent(run), load_agent(run / "checkpoints" / str(names[0]))
+    assert (newest.env_steps, older.env_steps) == (names[1], names[0])
+    assert int(older.learner.num_updates) == 2 * 2
+    strong = load_agent(run, {"guidance.scale": 0.5, "guidance.time_anneal": "off"})
+    obs, noise = np.zeros((5, 4)), np.random.default_rng(0).normal(size=(5, 4, 2))
+    weak, pushed = newest.act(obs, noise, 7.0), strong.act(obs, noise, 7.0)
+    assert weak.shape == (5, 4, 2) and np.abs(pushed).max() <= 1.0
+    assert np.abs(pushed - weak).max() > 0
+    with pytest.raises(ValueError, match=r"found noise \(5, 2, 4\)"):
+        newest.act(obs, noise.swapaxes(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"guidance.scal": 1.0}, "nearest is config.guidance.scale"),
+        ({"critic.width": 32}, "does not fit"),
+        ({"guidance.last_k": 3}, "last_k"),
+    ],
+)
+def test_bad_overrides_are_named(run, overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_agent(run, overrides)
+
+
+def test_missing_run_and_checkpoint(run, tmp_path):
+    with pytest.raises(UserError, match="no run folder"):
+        load_agent(tmp_path)
+    with pytest.raises(UserError, match="no checkpoint 7"):
+        load_agent(run / "checkpoints" / "7")
+
+
+def test_an_existing_run_is_not_touched(run):
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    with pytest.raises(UserError, match="holds a run already"):
+        train(tiny(run / "policy"), run, make_env=ReachEnv)
+    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+
+
+def test_a_policy_of_other_sizes_is_refused(tmp_path):
+    policy = random_policy(tmp_path / "policy", obs_dim=5)
+    with pytest.raises(UserError, match=r"\(5, 2, 4\), expected \(4, 2, 4\)"):
+        train(tiny(policy), tmp_path / "run", make_env=ReachEnv)
+    assert not (tmp_path / "run").exists()
+
+
+def test_divergence_stops_the_run_with_a_diagnosis(tmp_path):
+    policy = random_policy(tmp_path / "policy")
+
+    class Broken(ReachEnv):
+        def step(self, indices, actions):
+            result = super().step(indices, actions)
+            return result._replace(reward=result.reward * np.float32(np.nan))
+
+    with pytest.raises(UserError, match="train/critic_loss"):
+        train(tiny(policy), tmp_path / "run", make_env=Broken)
+
+
+def test_method_base_only_evaluates(tmp_path):
+    policy = random_policy(tmp_path / "policy")
+    summaries = train(tiny(policy, method="base"), tmp_path / "run", make_env=ReachEnv)
+    assert [s.policy for s in summaries] == ["base/tanh_randn", "base/randn"]
+    assert not (tmp_path / "run" / "checkpoints").exists()
