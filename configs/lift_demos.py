@@ -17,19 +17,20 @@ def get_config(preset: str = "") -> ConfigDict:
     # Share of each operator (dynvgd_jax/demos/experts.py), relative to their sum.
     config.operators = ConfigDict(
         {
-            "careful": 0.35,
-            "swift": 0.20,
-            "high": 0.25,
-            "beside": 0.20,
+            "careful": 0.13,
+            "swift": 0.08,
+            "high": 0.48,
+            "beside": 0.31,
         }
     )
     # Standard deviation of the smooth noise on waypoints, m.
     config.waypoint_noise_m = 0.025
     # Standard deviation of the white noise on the six pose actions (range -1 to 1).
     config.action_noise = 0.05
-    # Control steps recorded after success, and after stopping without success.
+    # Control steps recorded after success, and after stopping without success: long,
+    # so that a policy that has given up seldom starts anew.
     config.hover_steps = 20
-    config.rest_steps = 20
+    config.rest_steps = 80
 
     config.env = ConfigDict()
     # "compiled", or "robosuite" for its own Python step (same physics, 5x slower).

@@ -84,11 +84,11 @@ OPERATORS: dict[str, Operator] = {
         },
     ),
     "high": Operator(  # closes above the cube
-        {"grasp_height": (0.024, 0.034), "gives_up": [0.0, 1.0, 1.0]},
+        {"grasp_height": (0.028, 0.038), "gives_up": [0.0, 1.0, 1.0, 1.0, 1.0]},
         after_mishap={"grasp_height": 0.0},
     ),
     "beside": Operator(  # closes past the cube's edge
-        {"grasp_side": [-0.028, 0.028], "gives_up": [0.0, 1.0, 1.0]},
+        {"grasp_side": [-0.033, 0.033], "gives_up": [0.0, 1.0, 1.0, 1.0, 1.0]},
         after_mishap={"grasp_side": 0.0},
         hesitation=0.01,
     ),
