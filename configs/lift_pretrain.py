@@ -10,4 +10,7 @@ def get_config(preset: str = ""):
     config.dataset = "data/lift/train.npz"
     config.num_steps = 10_000
     config.eval.every_steps = 5_000
-    return can_pretrain.with_preset(config, preset)
+    config = can_pretrain.with_preset(config, preset).unlock()
+    if preset == "builtin":
+        config.num_steps, config.eval.every_steps = 4_000, 2_000
+    return config.lock()
