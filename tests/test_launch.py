@@ -92,9 +92,11 @@ def test_job_field_chooses_the_module(outside, jobs):
 
 
 @pytest.mark.parametrize("name", [Path(f).name for f in launch._config_files()])
-@pytest.mark.parametrize("preset", ["", ":quick"])
-def test_every_configuration_file_reaches_its_job(outside, jobs, name, preset):
-    arguments = ["launch.py", f"--config={ROOT}/configs/{name}{preset}"]
+@pytest.mark.parametrize("with_preset", [False, True])
+def test_every_configuration_file_reaches_its_job(outside, jobs, name, with_preset):
+    preset = "builtin" if "pretrain" in name else "quick"
+    suffix = f":{preset}" if with_preset else ""
+    arguments = ["launch.py", f"--config={ROOT}/configs/{name}{suffix}"]
     if name.startswith("transport"):
         (outside / "policy").mkdir()
         (outside / "policy" / "policy.json").touch()
