@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
 
     config.guidance = ConfigDict()
     # lambda: size of the step along the value gradient, in normalised action units per
-    # unit of gradient. Published.
+    # unit of gradient; 0 switches guidance off. Published.
     config.guidance.scale = 0.005
     # Guided DDIM steps, counted from the last; 0 guides all of them. Published.
     config.guidance.last_k = 3
@@ -98,7 +98,7 @@ def get_config() -> ConfigDict:
     config.eval.episodes = 200
     # Control steps between evaluations. Published as 1000 vector steps: x 8 x 4.
     config.eval.every_env_steps = 32_000
-    # Evaluation environments; results do not depend on it. Published.
+    # Evaluation environments; seeds and start noises do not depend on it. Published.
     config.eval.num_envs = 25
     # Chooses the fixed list of episode seeds; the same list whatever `seed` is.
     config.eval.seed = 0
@@ -141,6 +141,6 @@ def _quick(config: ConfigDict) -> None:
     config.target_tau = 0.02
     config.gamma = 0.99
     config.eval.every_env_steps = 24_000
-    config.eval.num_envs = 10  # each takes a second to build and 100 MB
+    config.eval.num_envs = 10  # each takes 100 MB
     config.checkpoint.every_env_steps = 24_000
     config.log.every_env_steps = 960

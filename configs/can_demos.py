@@ -1,6 +1,8 @@
-"""Demonstrations for Can by a mixture of scripted operators."""
+"""Demonstrations for Can by scripted operators; Lift and Square start here."""
 
 from ml_collections import ConfigDict
+
+from dynvgd_jax.config_check import apply_preset
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -40,8 +42,13 @@ def get_config(preset: str = "") -> ConfigDict:
     # Threads that step environments; 0 takes one per core.
     config.env.num_threads = 0
 
-    if preset == "quick":
-        config.num_episodes //= 10
-    elif preset:
-        raise ValueError(f"unknown preset {preset!r}, expected none or 'quick'")
-    return config.lock()
+    return with_preset(config, preset)
+
+
+def with_preset(config: ConfigDict, preset: str) -> ConfigDict:
+    """Returns the locked configuration after the preset."""
+    return apply_preset(config, preset, {"quick": _quick}).lock()
+
+
+def _quick(config: ConfigDict) -> None:
+    config.num_episodes //= 10

@@ -67,7 +67,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.eval.episodes = 50
     # Gradient steps between evaluations; each also saves a snapshot of the policy.
     config.eval.every_steps = 10_000
-    # Environments that run at once; results do not depend on it.
+    # Environments that run at once; seeds and start noises do not depend on it.
     config.eval.num_envs = 25
     # Seed of the evaluation's resets and start noises.
     config.eval.seed = 1000

