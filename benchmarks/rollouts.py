@@ -1,13 +1,14 @@
 """Speed of the environments, and their agreement with stock robosuite.
 
     python benchmarks/rollouts.py [--tasks=lift,can] [--json]
-    python benchmarks/rollouts.py --agreement [--episodes=20] [--actions=expert]
+    python benchmarks/rollouts.py --agreement [--engine=exact] [--actions=policy]
 
 The first form times, in one process and in turns, control steps per second of stock
-robosuite, of the compiled engine on one thread and on all cores, and of MuJoCo's bare
+robosuite, of our engines on one thread and on all cores, and of MuJoCo's bare
 `mj_step` (25 per control step) on the stock scene. One thread is timed by the CPU's
 clock, so that other work on the machine counts less; all cores by the wall clock.
-The second plays the same episodes on both engines and says where they part.
+The second plays the same episodes on robosuite and on one of ours and says where they
+part. Actions are random, an expert's or those of the built-in base policy.
 """
 
 import argparse
@@ -83,6 +84,7 @@ def speeds(name: str, rounds: int, seconds: float) -> dict[str, float]:
             [build(lambda e, t: CompiledStepper(e, t, keep_unused_contacts=True))],
             1,
         ),
+        "exact, 1 thread": ([build(lambda e, t: CompiledStepper(e, t, exact=True))], 1),
         f"compiled, {cores} threads": (
             [build(CompiledStepper) for _ in range(2 * cores)],
             cores,
@@ -98,47 +100,85 @@ def speeds(name: str, rounds: int, seconds: float) -> dict[str, float]:
             found[what].append(timed(steppers, threads, actions, seconds))
     rates = {what: float(np.median(values)) for what, values in found.items()}
     # ratios of neighbours in time: the machine's speed drifts
-    fast = np.array(found["compiled, 1 thread"])
-    for base in ("robosuite", "mj_step, stock scene"):
-        ratio = float(np.median(fast / np.array(found[base])))
-        rates[f"ratio compiled to {base}, 1 thread"] = ratio
+    for engine in ("compiled", "exact"):
+        fast = np.array(found[f"{engine}, 1 thread"])
+        for base in ("robosuite", "mj_step, stock scene"):
+            ratio = float(np.median(fast / np.array(found[base])))
+            rates[f"ratio {engine} to {base}, 1 thread"] = ratio
     return rates
 
 
 def actor(name: str, kind: str, seed: int):
-    """Returns a function (robosuite environment, control step) -> action [Da]."""
+    """Returns a function (robosuite environment, obs [Do], k) -> action [Da]."""
     task = tasks.get_task(name)
     rng = np.random.default_rng(seed)
     if kind == "expert":
         from dynvgd_jax.demos.experts import make_expert
 
         expert = make_expert(name, "expert", rng)
-        return lambda env, k: np.asarray(expert.act(env), np.float64)
+        return lambda env, obs, k: np.asarray(expert.act(env), np.float64)
+    if kind == "policy":
+        return policy_actor(name, rng)
     actions = wandering(rng, task.max_episode_env_steps, task.action_dim)
     actions[:, 6::7] = np.sign(np.sin(np.arange(len(actions)) / 8))[:, None]
-    return lambda env, k: actions[k]
+    return lambda env, obs, k: actions[k]
 
 
-def agreement(name: str, episodes: int, kind: str, keep: bool) -> dict[str, float]:
-    """Plays episodes on both engines; returns errors and where they part.
+def policy_actor(name: str, rng):
+    """Returns an actor that follows the built-in base policy, DDIM 8, randn noise."""
+    from dynvgd_jax.diffusion.policy import load_policy
+    from dynvgd_jax.envs.normalize import normalize_obs, unnormalize_action
 
-    An expert looks at the stock environment; both engines get its actions.
+    policy, chunk = load_policy(f"builtin:{name}"), []
+    scale = policy.normalization
+
+    def act(env, obs, k):
+        if k % policy.chunk_len == 0:
+            noise = rng.normal(size=(1, policy.chunk_len, policy.action_dim))
+            sample = policy.sample(normalize_obs(scale, obs[None]), noise, 8)
+            chunk[:] = unnormalize_action(scale, np.asarray(sample))[0]
+        return np.asarray(chunk[k % policy.chunk_len], np.float64)
+
+    return act
+
+
+def used_joints(env, task) -> list[int]:
+    """Returns the addresses in qpos of all but the objects that the task ignores."""
+    model = env.sim.model
+    ends = [*model.jnt_qposadr[1:], model.nq]
+    return [
+        place
+        for joint in range(model.njnt)
+        if not model.joint_id2name(joint).startswith(task.unused_objects or ("-",))
+        for place in range(model.jnt_qposadr[joint], ends[joint])
+    ]
+
+
+def agreement(name: str, episodes: int, kind: str, engine: str) -> dict[str, float]:
+    """Plays episodes on robosuite and on `engine`; returns errors, where they part.
+
+    Experts and policies look at the stock environment; both get their actions. An
+    error is the largest difference of any observation or joint coordinate so far.
     """
     task = tasks.get_task(name)
     stock = StockStepper(tasks.make_env(task), task)
-    fast = CompiledStepper(tasks.make_env(task), task, keep_unused_contacts=keep)
-    errors_100, parted, unequal, successes = [], [], 0, [0, 0]
+    fast = CompiledStepper(tasks.make_env(task), task, exact=engine == "exact")
+    joints = used_joints(stock.env, task)
+    length = task.max_episode_env_steps
+    errors_100, errors_end, parted, unequal, wins = [], [], [], 0, [0, 0]
     for seed in range(episodes):
         for stepper in (stock, fast):
-            tasks.reset_env(stepper.env, seed)
+            obs_dict = tasks.reset_env(stepper.env, seed)
             stepper.start()
-        act, length = actor(name, kind, seed), task.max_episode_env_steps
+        obs, act = tasks.observe(task, obs_dict), actor(name, kind, seed)
         worst, part = 0.0, length
         any_success = np.zeros(2, bool)
         for k in range(length):
-            action = act(stock.env, k)
+            action = act(stock.env, obs, k)
             a, b = stock.run(action[None]), fast.run(action[None])
-            worst = max(worst, float(np.abs(a.obs - b.obs).max()))
+            obs = a.obs
+            qpos = stock.env.sim.data.qpos - fast.env.sim.data.qpos
+            worst = max(worst, np.abs(obs - b.obs).max(), np.abs(qpos[joints]).max())
             if worst > 1e-6:
                 part = min(part, k)
             if k < part:
@@ -148,17 +188,18 @@ def agreement(name: str, episodes: int, kind: str, keep: bool) -> dict[str, floa
             if k == 99:
                 errors_100.append(worst)
         parted.append(part)
-        successes[0] += int(any_success[0])
-        successes[1] += int(any_success[1])
+        errors_end.append(worst)
+        wins = [wins[i] + int(any_success[i]) for i in range(2)]
     return {
         "episodes": episodes,
         "within 1e-6 after 100 control steps": sum(e < 1e-6 for e in errors_100),
         "median error after 100 control steps": float(np.median(errors_100)),
+        "largest error of whole episodes": float(max(errors_end)),
         "median control step of the first error above 1e-6": float(np.median(parted)),
         "episodes that never part": sum(p == length for p in parted),
         "unequal rewards or successes before that": unequal,
-        "successful episodes, robosuite": successes[0],
-        "successful episodes, compiled": successes[1],
+        "successful episodes, robosuite": wins[0],
+        f"successful episodes, {engine}": wins[1],
     }
 
 
@@ -170,14 +211,14 @@ def main():
     parser.add_argument("--seconds", type=float, default=1.0, help="per measurement")
     parser.add_argument("--agreement", action="store_true")
     parser.add_argument("--episodes", type=int, default=20)
-    parser.add_argument("--actions", choices=("random", "expert"), default="random")
-    parser.add_argument("--all-contacts", action="store_true", help="of unused objects")
+    parser.add_argument(
+        "--actions", choices=("random", "expert", "policy"), default="random"
+    )
+    parser.add_argument("--engine", choices=("compiled", "exact"), default="compiled")
     options = parser.parse_args()
     for name in options.tasks.split(","):
         if options.agreement:
-            rows = agreement(
-                name, options.episodes, options.actions, options.all_contacts
-            )
+            rows = agreement(name, options.episodes, options.actions, options.engine)
         else:
             rows = speeds(name, options.rounds, options.seconds)
         for what, value in rows.items():

@@ -81,7 +81,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.log.every_steps = 250
 
     config.env = ConfigDict()
-    # "compiled", or "robosuite" for its own Python step (same physics, 5x slower).
+    # "compiled", "exact" or "robosuite"; see configs/base.py.
     config.env.engine = "compiled"
     # Threads that step environments; 0 takes one per core.
     config.env.num_threads = 0

@@ -23,7 +23,7 @@ CHOICES = {
     "target_reduce": ("min", "mean"),
     "guidance.time_anneal": ("linear", "cosine", "off"),
     "guidance.reduce": ("min", "mean"),
-    "env.engine": ("compiled", "robosuite"),
+    "env.engine": ("compiled", "exact", "robosuite"),
 }
 TASKS_WITH_POLICY = ("lift", "can", "square")
 

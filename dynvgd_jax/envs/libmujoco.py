@@ -41,6 +41,21 @@ def call_model_data(typingctx, address, model, data):
 
 
 @intrinsic
+def call_jacobian(typingctx, address, model, data, jacp, jacr, site):
+    """Calls `mj_jacSite` at an address; all are int64, jacp and jacr addresses too."""
+
+    def codegen(context, builder, signature, args):
+        pointer, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function_type = ir.FunctionType(ir.VoidType(), [pointer] * 4 + [integer])
+        function = builder.inttoptr(args[0], function_type.as_pointer())
+        values = [builder.inttoptr(arg, pointer) for arg in args[1:5]]
+        builder.call(function, [*values, builder.trunc(args[5], integer)])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), codegen
+
+
+@intrinsic
 def _pointer(typingctx, address):
     """Turns an address (int64) into a pointer for numba's carray."""
 

@@ -12,7 +12,12 @@ from numba import njit
 
 from dynvgd_jax.envs.tasks import import_robosuite
 
-quat2mat = import_robosuite().utils.transform_utils.quat2mat
+_robosuite = import_robosuite()
+quat2mat = _robosuite.utils.transform_utils.quat2mat
+# robosuite compiles these with numba too, so that they can be called from here.
+_spaces = _robosuite.utils.control_utils.opspace_matrices
+_posture_torques = _robosuite.utils.control_utils.nullspace_torques
+_turn_left = _robosuite.utils.control_utils.orientation_error
 
 _REST_KP = 10.0  # robosuite's nullspace stiffness, 1/s^2
 _REST_KD = 2.0 * math.sqrt(_REST_KP)
@@ -119,20 +124,16 @@ def set_goal(action, position, rotation, scale, goal):
         delta[i] = min(max(action[i], -1.0), 1.0) * scale[i]
     for i in range(3):
         goal[i] = position[i] + delta[i]
-    angle = math.sqrt(delta[3] ** 2 + delta[4] ** 2 + delta[5] ** 2)
+    turn = delta[3:]
+    angle = math.sqrt(np.dot(turn, turn))
     if angle == 0.0:
         return
     quat = np.empty(4)
     quat[3] = math.cos(angle / 2.0)
     for i in range(3):
-        quat[i] = delta[3 + i] / angle * math.sin(angle / 2.0)
-    turn = quat2mat(quat)
-    for i in range(3):
-        for j in range(3):
-            value = 0.0
-            for k in range(3):
-                value += turn[i, k] * rotation[k, j]
-            goal[3 + 3 * i + j] = value
+        quat[i] = turn[i] / angle * math.sin(angle / 2.0)
+    # BLAS, as in robosuite: it rounds its own way
+    goal[3:] = np.dot(quat2mat(quat), rotation).ravel()
 
 
 @njit(nogil=True, error_model="numpy")
@@ -214,3 +215,29 @@ def arm_torques(
             value += mass[j, k] * pull[k]
         torque[j] = value
     return torque
+
+
+@njit(nogil=True)
+def exact_arm_torques(
+    position, rotation, jacp, jacr, mass, qvel, first, q, bias, rest, goal, kp, kd
+):
+    """Returns `arm_torques` with robosuite's own arithmetic, bit for bit.
+
+    The same operations on arrays of the same memory order (columns first, as
+    robosuite's indexing leaves them), because BLAS and LAPACK round by order.
+    jacp, jacr [3, nv]: of the grip site, from `mj_jacSite`; mass [7, 7], columns first;
+    qvel [nv]; first: the arm's first entry of it; the rest as in `arm_torques`.
+    """
+    jac_pos, jac_ori = np.empty((7, 3)).T, np.empty((7, 3)).T
+    jac = np.empty((7, 6)).T
+    for i in range(3):
+        for j in range(7):
+            jac_pos[i, j] = jac[i, j] = jacp[i, first + j]
+            jac_ori[i, j] = jac[3 + i, j] = jacr[i, first + j]
+    force = (goal[:3] - position) * kp[:3] + -np.dot(jacp, qvel) * kd[:3]
+    turn = _turn_left(goal[3:].reshape((3, 3)), rotation)
+    torque = turn * kp[3:] + -np.dot(jacr, qvel) * kd[3:]
+    _, lambda_pos, lambda_ori, nullspace = _spaces(mass, jac, jac_pos, jac_ori)
+    wrench = np.concatenate((np.dot(lambda_pos, force), np.dot(lambda_ori, torque)))
+    posture = _posture_torques(mass, nullspace, rest, q, qvel[first : first + 7])
+    return np.dot(jac.T, wrench) + bias + posture

@@ -17,7 +17,7 @@ from dynvgd_jax.types import ChunkResult
 log = logging.getLogger(__name__)
 
 VERIFIED_MUJOCO = "3.3.7"  # the compiled engine was compared with robosuite on this
-ENGINES = ("compiled", "robosuite")
+ENGINES = ("compiled", "exact", "robosuite")
 
 
 class RobosuiteVectorEnv:
@@ -26,7 +26,8 @@ class RobosuiteVectorEnv:
     task_name: one of tasks.TASKS.
     num_envs: how many simulators; each takes about 100 MB, mostly meshes.
     normalization: scale of observations and actions, or None for raw values.
-    engine: "compiled" (threads, the default) or "robosuite" (its own step, one thread).
+    engine: "compiled" (the default; equal to robosuite up to rounding), "exact" (its
+        bits, half as fast) or "robosuite" (its own step, one thread).
     num_threads: worker threads; None or 0 takes one per core. Never changes results.
 
     Attributes that scripted experts read between chunks: `envs`, the robosuite
@@ -163,7 +164,7 @@ class RobosuiteVectorEnv:
         self.envs = []
 
     def _choose(self, engine):
-        if engine == "compiled" and mujoco.__version__ != VERIFIED_MUJOCO:
+        if engine != "robosuite" and mujoco.__version__ != VERIFIED_MUJOCO:
             log.warning(
                 "mujoco %s is installed, the compiled engine was verified with %s: "
                 "using robosuite's own step, about six times slower",
@@ -180,7 +181,7 @@ class RobosuiteVectorEnv:
         from dynvgd_jax.envs.control import CompiledStepper
 
         try:
-            return CompiledStepper(env, self.task)
+            return CompiledStepper(env, self.task, exact=self.engine == "exact")
         except (RuntimeError, OSError) as error:
             raise UserError(
                 f"the compiled engine does not fit this installation ({error}); "

@@ -190,7 +190,7 @@ def test_bad_calls_never_reach_the_physics(make):
     assert [e.sim.data.time for e in env.envs] == time
 
 
-@pytest.mark.parametrize("engine", ["compiled", "robosuite"])
+@pytest.mark.parametrize("engine", ["compiled", "exact", "robosuite"])
 def test_broken_physics_stays_in_its_environment(make, engine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its log where it runs
     env = make("lift", 2, None, engine=engine)
