@@ -1,4 +1,7 @@
 import logging
+import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -249,3 +252,36 @@ def test_close_ends_the_threads():
     assert threading.active_count() > before
     env.close()
     assert threading.active_count() == before
+
+
+ENDLESS = """
+import numpy as np
+from dynvgd_jax.envs.vector import RobosuiteVectorEnv
+
+env = RobosuiteVectorEnv("lift", 2, None, num_threads=2)
+try:
+    env.reset(np.arange(2), np.arange(2))
+    env.step(np.arange(2), np.zeros((2, 4, 7)))
+    print("running", flush=True)
+    while True:
+        env.step(np.arange(2), np.zeros((2, 40, 7)))
+finally:
+    env.close()
+    print("closed", flush=True)
+"""
+
+
+def test_ctrl_c_ends_the_process_and_its_threads():
+    """The signal arrives while both threads are inside the compiled function."""
+    command = [sys.executable, "-c", ENDLESS]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert out == "closed\n"
+    assert "KeyboardInterrupt" in err

@@ -1,0 +1,97 @@
+"""How long an evaluation takes, and what it finds, with each engine.
+
+    python benchmarks/evaluation.py --policy=builtin:can --episodes=200
+    python benchmarks/evaluation.py --engines=compiled,exact --episodes=400
+
+Evaluates a base policy (DDIM 8, `randn` start noise) on the same episodes with each
+engine, in turns of 50 episodes, so that a drifting machine is fair to all. Prints the
+seconds, the success with 95 % Wilson intervals, and each engine's share of the last
+one's time.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MUJOCO_GL", "disabled")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynvgd_jax.diffusion.policy import load_policy
+from dynvgd_jax.envs.vector import ENGINES, RobosuiteVectorEnv
+from dynvgd_jax.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.runs.report import success_text
+from dynvgd_jax.steering.vgd import start_noise
+
+TURN_EPISODES = 50
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--policy", default="builtin:can")
+    parser.add_argument("--engines", default="compiled,exact,robosuite")
+    parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--num_envs", type=int, default=25)
+    parser.add_argument("--json", action="store_true", help="one object per line")
+    options = parser.parse_args()
+    engines = options.engines.split(",")
+    unknown = set(engines) - set(ENGINES)
+    if unknown:
+        parser.error(f"unknown engines {sorted(unknown)}; known are {ENGINES}")
+    policy = load_policy(options.policy)
+    shape, key = (policy.chunk_len, policy.action_dim), jax.random.key(0)
+
+    def act(obs, seeds, chunk_index):
+        noise = start_noise(
+            "randn", key, jnp.asarray(seeds), jnp.asarray(chunk_index), shape
+        )
+        return policy.sample(obs, noise, 8)
+
+    seeds = evaluation_seeds(9001, options.episodes)
+    turns = np.array_split(seeds, -(-len(seeds) // TURN_EPISODES))
+    envs = {
+        name: RobosuiteVectorEnv(
+            policy.task, options.num_envs, policy.normalization, engine=name
+        )
+        for name in engines
+    }
+    for env in envs.values():  # compile
+        env.reset([0], [0])
+        env.step([0], np.zeros((1, *shape)))
+    act(
+        np.zeros((options.num_envs, policy.obs_dim)),
+        *(np.zeros((2, options.num_envs), int)),
+    )
+    results, seconds = {name: [] for name in engines}, dict.fromkeys(engines, 0.0)
+    for turn in turns:
+        for name, env in envs.items():
+            begin = time.perf_counter()
+            results[name] += evaluate(env, act, turn)
+            seconds[name] += time.perf_counter() - begin
+    for name in engines:
+        wins = sum(r.success_chunk for r in results[name])
+        share = seconds[name] / seconds[engines[-1]]
+        row = {
+            "task": policy.task,
+            "engine": name,
+            "episodes": len(seeds),
+            "seconds": round(seconds[name], 1),
+            f"share of {engines[-1]}": round(share, 3),
+            "success": success_text(wins, len(seeds)),
+        }
+        text = ", ".join(f"{what} {value}" for what, value in row.items())
+        print(json.dumps(row) if options.json else text, flush=True)
+    first, last = (results[name] for name in (engines[0], engines[-1]))
+    same = sum(a.success_chunk == b.success_chunk for a, b in zip(first, last))
+    print(f"{engines[0]} and {engines[-1]} agree in {same} of {len(seeds)} episodes")
+
+
+if __name__ == "__main__":
+    main()
