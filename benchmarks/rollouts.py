@@ -1,13 +1,13 @@
 """Speed of the environments, and their agreement with stock robosuite.
 
     python benchmarks/rollouts.py [--tasks=lift,can] [--json]
-    python benchmarks/rollouts.py --agreement [--engine=exact] [--actions=policy]
+    python benchmarks/rollouts.py --agreement [--actions=policy] [--episodes=20]
 
 The first form times, in one process and in turns, control steps per second of stock
 robosuite, of our engines on one thread and on all cores, and of MuJoCo's bare
 `mj_step` (25 per control step) on the stock scene. One thread is timed by the CPU's
 clock, so that other work on the machine counts less; all cores by the wall clock.
-The second plays the same episodes on robosuite and on one of ours and says where they
+The second plays the same episodes on robosuite and on ours and says where they
 part. Actions are random, an expert's or those of the built-in base policy.
 """
 
@@ -154,53 +154,86 @@ def used_joints(env, task) -> list[int]:
     ]
 
 
-def agreement(name: str, episodes: int, kind: str, engine: str) -> dict[str, float]:
-    """Plays episodes on robosuite and on `engine`; returns errors, where they part.
+class Comparison:
+    """What one engine did beside robosuite, over several episodes."""
 
-    Experts and policies look at the stock environment; both get their actions. An
+    def __init__(self, engine: str, task: tasks.Task):
+        self.engine, self.length = engine, task.max_episode_env_steps
+        exact = engine == "exact"
+        self.stepper = CompiledStepper(tasks.make_env(task), task, exact=exact)
+        self.joints = used_joints(self.stepper.env, task)
+        self.errors_100, self.errors_end, self.parted = [], [], []
+        self.unequal = self.wins = 0
+
+    def start(self, seed: int) -> None:
+        tasks.reset_env(self.stepper.env, seed)
+        self.stepper.start()
+        self.worst, self.part, self.won = 0.0, self.length, False
+
+    def step(self, k: int, action: np.ndarray, stock, expected) -> None:
+        """Steps too and compares: the largest difference so far, and when it shows."""
+        got = self.stepper.run(action[None])
+        qpos = stock.env.sim.data.qpos - self.stepper.env.sim.data.qpos
+        errors = np.abs(expected.obs - got.obs), np.abs(qpos[self.joints])
+        self.worst = max(self.worst, *(float(e.max()) for e in errors))
+        if self.worst > 1e-6:
+            self.part = min(self.part, k)
+        if k < self.part:
+            self.unequal += int(expected.reward[0] != got.reward[0])
+            self.unequal += int(expected.success[0] != got.success[0])
+        self.won |= bool(got.success[0])
+        if k == 99:
+            self.errors_100.append(self.worst)
+
+    def end(self) -> None:
+        self.parted.append(self.part)
+        self.errors_end.append(self.worst)
+        self.wins += self.won
+
+    def rows(self) -> dict[str, float]:
+        rows = {
+            "within 1e-6 after 100 control steps": sum(
+                e < 1e-6 for e in self.errors_100
+            ),
+            "median error after 100 control steps": float(np.median(self.errors_100)),
+            "largest error of whole episodes": max(self.errors_end),
+            "median control step of the first error above 1e-6": float(
+                np.median(self.parted)
+            ),
+            "episodes that never part": sum(p == self.length for p in self.parted),
+            "unequal rewards or successes before that": self.unequal,
+            "successful episodes": self.wins,
+        }
+        return {f"{self.engine}: {what}": value for what, value in rows.items()}
+
+
+def agreement(name: str, episodes: int, kind: str, engines: list[str]) -> dict:
+    """Plays episodes on robosuite and on `engines`; returns errors, where they part.
+
+    Experts and policies look at the stock environment; all get their actions. An
     error is the largest difference of any observation or joint coordinate so far.
     """
     task = tasks.get_task(name)
     stock = StockStepper(tasks.make_env(task), task)
-    fast = CompiledStepper(tasks.make_env(task), task, exact=engine == "exact")
-    joints = used_joints(stock.env, task)
-    length = task.max_episode_env_steps
-    errors_100, errors_end, parted, unequal, wins = [], [], [], 0, [0, 0]
+    compared, wins = [Comparison(engine, task) for engine in engines], 0
     for seed in range(episodes):
-        for stepper in (stock, fast):
-            obs_dict = tasks.reset_env(stepper.env, seed)
-            stepper.start()
-        obs, act = tasks.observe(task, obs_dict), actor(name, kind, seed)
-        worst, part = 0.0, length
-        any_success = np.zeros(2, bool)
-        for k in range(length):
+        obs = tasks.observe(task, tasks.reset_env(stock.env, seed))
+        for one in compared:
+            one.start(seed)
+        act, won = actor(name, kind, seed), False
+        for k in range(task.max_episode_env_steps):
             action = act(stock.env, obs, k)
-            a, b = stock.run(action[None]), fast.run(action[None])
-            obs = a.obs
-            qpos = stock.env.sim.data.qpos - fast.env.sim.data.qpos
-            worst = max(worst, np.abs(obs - b.obs).max(), np.abs(qpos[joints]).max())
-            if worst > 1e-6:
-                part = min(part, k)
-            if k < part:
-                unequal += int(a.reward[0] != b.reward[0])
-                unequal += int(a.success[0] != b.success[0])
-            any_success |= [a.success[0], b.success[0]]
-            if k == 99:
-                errors_100.append(worst)
-        parted.append(part)
-        errors_end.append(worst)
-        wins = [wins[i] + int(any_success[i]) for i in range(2)]
-    return {
-        "episodes": episodes,
-        "within 1e-6 after 100 control steps": sum(e < 1e-6 for e in errors_100),
-        "median error after 100 control steps": float(np.median(errors_100)),
-        "largest error of whole episodes": float(max(errors_end)),
-        "median control step of the first error above 1e-6": float(np.median(parted)),
-        "episodes that never part": sum(p == length for p in parted),
-        "unequal rewards or successes before that": unequal,
-        "successful episodes, robosuite": wins[0],
-        f"successful episodes, {engine}": wins[1],
-    }
+            expected = stock.run(action[None])
+            obs, won = expected.obs, won or bool(expected.success[0])
+            for one in compared:
+                one.step(k, action, stock, expected)
+        wins += won
+        for one in compared:
+            one.end()
+    rows = {"episodes": episodes, "robosuite: successful episodes": wins}
+    for one in compared:
+        rows |= one.rows()
+    return rows
 
 
 def main():
@@ -214,11 +247,13 @@ def main():
     parser.add_argument(
         "--actions", choices=("random", "expert", "policy"), default="random"
     )
-    parser.add_argument("--engine", choices=("compiled", "exact"), default="compiled")
+    parser.add_argument("--engines", default="compiled,exact", help="to compare")
     options = parser.parse_args()
     for name in options.tasks.split(","):
         if options.agreement:
-            rows = agreement(name, options.episodes, options.actions, options.engine)
+            rows = agreement(
+                name, options.episodes, options.actions, options.engines.split(",")
+            )
         else:
             rows = speeds(name, options.rounds, options.seconds)
         for what, value in rows.items():
@@ -234,7 +269,7 @@ def main():
             if options.json:
                 print(json.dumps(row), flush=True)
             else:
-                print(f"{name:10} {what:52} {value:12.4g} {unit}", flush=True)
+                print(f"{name:10} {what:62} {value:12.4g} {unit}", flush=True)
 
 
 if __name__ == "__main__":

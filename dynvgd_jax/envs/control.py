@@ -107,8 +107,8 @@ def _torques(scene, control, arm, mass):
 
 
 @njit(nogil=True, error_model="numpy")
-def _control_arm(functions, scene, control, arm, action, is_policy_step):
-    """Writes the arm's and the fingers' commands for one substep.
+def _prepare(scene, control, arm, action, is_policy_step):
+    """Sets the arm's goal at the start of a control step; returns its inertia [7, 7].
 
     control: the arm's row of the controllers' state; action: [7].
     """
@@ -124,10 +124,12 @@ def _control_arm(functions, scene, control, arm, action, is_policy_step):
         control[FRESH] = 1.0
     else:
         _arm_inertia(scene, arm, mass)
-    if scene.exact:
-        torque = _exact_torques(functions, scene, control, arm, mass)
-    else:
-        torque = _torques(scene, control, arm, mass)
+    return mass
+
+
+@njit(nogil=True, error_model="numpy")
+def _command(scene, control, arm, action, torque):
+    """Writes the arm's and the fingers' commands for one substep."""
     ctrl = doubles(scene.ctrl)
     for i in range(7):
         low, high = scene.torque_low[arm, i], scene.torque_high[arm, i]
@@ -169,8 +171,11 @@ def _source_stamp() -> int:
 
 
 @cache
-def compiled_chunk() -> Callable[..., int]:
+def compiled_chunk(exact: bool) -> Callable[..., int]:
     """Returns the compiled function that runs one chunk; see `run_chunk` inside.
+
+    exact: robosuite's own arithmetic for the torques; LAPACK makes it slow to compile,
+    so only one of the two is.
 
     numba keeps the machine code beside this file and looks only at this file's date,
     so the stamp of all sources is part of the function: a change makes a new entry.
@@ -196,9 +201,13 @@ def compiled_chunk() -> Callable[..., int]:
                 call_model_data(step1, model, data)
                 for arm in range(scene.num_arms):
                     action = actions[k, 7 * arm : 7 * arm + 7]
-                    _control_arm(
-                        functions, scene, control[arm], arm, action, substep == 0
-                    )
+                    row = control[arm]
+                    mass = _prepare(scene, row, arm, action, substep == 0)
+                    if exact:
+                        torque = _exact_torques(functions, scene, row, arm, mass)
+                    else:
+                        torque = _torques(scene, row, arm, mass)
+                    _command(scene, row, arm, action, torque)
                 call_model_data(step2, model, data)
             if not _is_sound(scene, before):
                 return 1
@@ -260,9 +269,9 @@ class CompiledStepper:
         model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_SENSOR
         self._volumes = bounding_volumes_view(model)
         self._num_volumes = int(self._volumes[0])
-        self._scene, self._keep = scene.make_scene(env, task, exact)
+        self._scene, self._keep = scene.make_scene(env, task)
         self._control = np.zeros((task.num_arms, CONTROL_SIZE))
-        self._chunk = compiled_chunk()
+        self._chunk = compiled_chunk(exact)
         self._functions = (
             function_address("mj_step1"),
             function_address("mj_step2"),

@@ -25,7 +25,6 @@ SCENE = np.dtype(
         ("num_arms", np.int64),
         ("nq", np.int64),
         ("nv", np.int64),
-        ("exact", np.int64),  # 1: robosuite's own arithmetic for the torques
         ("limits", np.float64, 6),  # numbers of the success test
         ("object_bodies", np.int64, 2),  # task object; second object or peg
         ("geoms", np.int64, 3),  # what Transport observes: lid, target bin, trash bin
@@ -58,9 +57,7 @@ SCENE = np.dtype(
 TARGET_BIN, PAYLOAD, TRASH_BIN, TRASH = 1, 2, 4, 8
 
 
-def make_scene(
-    env: Any, task: Task, exact: bool
-) -> tuple[np.ndarray, list[np.ndarray]]:
+def make_scene(env: Any, task: Task) -> tuple[np.ndarray, list[np.ndarray]]:
     """Returns the record [1] of dtype SCENE, and arrays to keep alive beside it.
 
     For Transport it resets the simulator's data. Errors: RuntimeError where MuJoCo's
@@ -77,7 +74,6 @@ def make_scene(
     scene["task_code"] = TASK_CODES[task.name]
     scene["num_arms"] = task.num_arms
     scene["nq"], scene["nv"] = model.nq, model.nv
-    scene["exact"] = exact
     _fill_task(env, task, scene[0], groups)
     for arm, robot in enumerate(env.robots):
         _fill_arm(env, robot, arm, scene[0])

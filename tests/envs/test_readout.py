@@ -10,7 +10,7 @@ from dynvgd_jax.envs import readout, scene, tasks
 def built(name):
     task = tasks.get_task(name)
     env = tasks.make_env(task)
-    record, keep = scene.make_scene(env, task, exact=False)
+    record, keep = scene.make_scene(env, task)
     tasks.reset_env(env, 0)
     return task, env, record[0], keep
 
