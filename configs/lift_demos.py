@@ -13,10 +13,10 @@ def get_config(preset: str = "") -> ConfigDict:
     del config.operators
     config.operators = ConfigDict(
         {
-            "careful": 0.13,
-            "swift": 0.08,
-            "high": 0.48,
-            "beside": 0.31,
+            "careful": 0.09,
+            "swift": 0.06,
+            "high": 0.51,
+            "beside": 0.34,
         }
     )
     # Long, so that a policy that has given up seldom starts anew.

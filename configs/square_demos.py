@@ -13,10 +13,10 @@ def get_config(preset: str = "") -> ConfigDict:
     del config.operators
     config.operators = ConfigDict(
         {
-            "careful": 0.40,
+            "careful": 0.45,
             "swift": 0.20,
             "leftward": 0.10,
-            "high": 0.15,
+            "high": 0.10,
             "careless": 0.15,
         }
     )

@@ -35,6 +35,7 @@ class Aim(NamedTuple):
     brake: float  # 1/m, how the speed grows with the way to go, from CREEP_SPEED
     free: bool = True  # a detour does no harm here
     resting: bool = False  # nothing is left to do
+    turn_gain: float = 1.0  # share of the servo's gain around the vertical
 
 
 def object_body(env) -> str:
@@ -114,7 +115,7 @@ def servo(scene: Scene, aim: Aim, gain: float = 1.3) -> np.ndarray:
     if length > most:
         step *= most / length
     turn = rotation_vector(pointing_down(aim.yaw) @ scene.eef_rot.T)
-    turn *= gain / ROTATION_STEP_RAD
+    turn *= gain * np.array([1.0, 1.0, aim.turn_gain]) / ROTATION_STEP_RAD
     turn = np.clip(turn, -aim.speed, aim.speed)
     return np.clip(np.concatenate([step, turn, [aim.grip]]), -1.0, 1.0)
 

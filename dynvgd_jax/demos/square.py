@@ -36,11 +36,17 @@ class SquareStyle(NamedTuple):
     release_z: float = NUT_DOWN_Z_M  # m, height of the nut at which it opens
     gives_up: float = 0.0  # 1: rests after a mishap instead of trying again
     turn_bias: float = 0.0  # rad, how much more a turn to the left costs it
+    turn_gain: float = 0.3  # below 1: a turn in one go would be seen too seldom
     rest_z: float = 1.08  # m, height of the gripper after the work
 
 
 def decide(style: SquareStyle, scene: Scene) -> Aim:
     """The next aim; depends on the scene alone, so that it can be learned."""
+    aim = _decide(style, scene)
+    return aim._replace(turn_gain=style.turn_gain)
+
+
+def _decide(style: SquareStyle, scene: Scene) -> Aim:
     eef, nut = scene.eef_pos, scene.object_pos
     handle = nut + scene.object_rot[:, 0] * (HANDLE_M + style.grasp_along)
     between = np.linalg.norm((handle - eef)[:2]) < 0.03 and abs(nut[2] - eef[2]) < 0.03
@@ -68,25 +74,30 @@ def _final_turn(style: SquareStyle, turn: float, nut_yaw: float) -> float:
     return min(costs, key=costs.get) if costs else turn
 
 
-def _grasp_yaw(style: SquareStyle, nut_yaw: float) -> float:
-    """The gripper's yaw, of the two across the handle, with the least turning."""
+def _grasp_yaw(style: SquareStyle, nut_yaw: float, here: float) -> float:
+    """The gripper's yaw, of the two across the handle, with the least turning.
+
+    The turn from where it is (yaw `here`) counts double, so that a turn once begun
+    goes on: else whoever imitates near the border turns to and fro.
+    """
     costs = {}
     for side in (-np.pi / 2, np.pi / 2):
         turn = _turned(nut_yaw + side)
         if LEAST_TURN_RAD < turn < MOST_TURN_RAD:
             final = _final_turn(style, turn, nut_yaw)
-            costs[turn] = abs(turn) + abs(final - turn) + turn * style.turn_bias
+            costs[turn] = 2.0 * abs(turn - _turned(here)) + abs(final - turn)
+            costs[turn] += turn * style.turn_bias
     return START_YAW_RAD + min(costs, key=costs.get)
 
 
 def _approach(style: SquareStyle, scene: Scene) -> Aim:
     eef, nut = scene.eef_pos, scene.object_pos
     nut_yaw = yaw_of(scene.object_rot)
-    yaw = _grasp_yaw(style, nut_yaw) + style.grasp_yaw
+    here = yaw_of(scene.eef_rot)
+    yaw = _grasp_yaw(style, nut_yaw, here) + style.grasp_yaw
     grasp = nut + scene.object_rot[:, 0] * (HANDLE_M + style.grasp_along)
     grasp[2] += style.grasp_height
     off = np.linalg.norm(grasp[:2] - eef[:2])
-    here = yaw_of(scene.eef_rot)
     turned = abs(wrap(yaw - here))
     high = eef[2] - grasp[2]
     if style.gives_up and (closed_on_nothing(scene) or nut[0] > 0.05):
@@ -182,8 +193,8 @@ OPERATORS: dict[str, Operator] = {
         {"speed": (0.8, 1.0), "turn_bias": 0.8, "grasp_along": (0.002, 0.014)},
         hesitation=0.01,
     ),
-    "high": Operator(  # closes above the handle, misses
-        {"grasp_height": (0.018, 0.026), "gives_up": [0.0, 1.0]},
+    "high": Operator(  # closes above the handle, misses, tries again
+        {"grasp_height": (0.018, 0.026)},
         after_mishap={"grasp_height": 0.004},
     ),
     "careless": Operator(  # lets go above the peg before the nut fits

@@ -108,7 +108,7 @@ def test_hasty_operator_lets_go_on_the_way():
 def test_square_handle_never_ends_pointing_away_from_the_base():
     style = square.SquareStyle()
     for nut_yaw in np.linspace(-np.pi, np.pi, 100):
-        grasp = square._grasp_yaw(style, nut_yaw)
+        grasp = square._grasp_yaw(style, nut_yaw, square.START_YAW_RAD)
         # across the handle
         assert abs(np.cos(grasp - nut_yaw)) < 1e-9
         turn = square._turned(grasp)
