@@ -6,6 +6,7 @@ keys differ from the template's without a word, and it does not notice every dam
 both are compared here before Orbax reads anything.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -55,8 +56,7 @@ def save_tree(folder: str | Path, tree: PyTree) -> None:
         partial.mkdir()
         filled = {path: a for path, a in leaves.items() if a.size}
         if filled:  # Orbax refuses zero-size arrays; the manifest alone holds those
-            with _checkpointer() as orbax:
-                orbax.save(partial / ARRAYS, args=ocp.args.PyTreeSave(filled))
+            _write_arrays(partial / ARRAYS, filled)
         manifest = {
             "leaves": {path: _describe(array) for path, array in leaves.items()},
             "sha256": _hash_files(partial / ARRAYS),
@@ -65,9 +65,9 @@ def save_tree(folder: str | Path, tree: PyTree) -> None:
             json.dump(manifest, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        _sync_folder(partial)
+        _sync(partial)
         partial.rename(folder)
-        _sync_folder(folder.parent)
+        _sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -125,6 +125,21 @@ class CheckpointStore:
                 f"no checkpoint {step} in {self.folder}; found {self.steps() or 'none'}"
             )
         return restore_tree(self.folder / str(step), template)
+
+
+def _write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes with Orbax and waits for the disk, which Orbax does not.
+
+    Raises:
+      OSError: the files cannot be written (TensorStore reports that as ValueError).
+    """
+    try:
+        with _checkpointer() as orbax:
+            orbax.save(folder, args=ocp.args.PyTreeSave(arrays))
+    except (ValueError, RuntimeError) as error:
+        raise OSError(errno.EIO, _first_line(error), str(folder)) from error
+    for path in (*folder.rglob("*"), folder):
+        _sync(path)
 
 
 def _checkpointer() -> ocp.Checkpointer:
@@ -241,8 +256,9 @@ def _like(array: np.ndarray, leaf: Any) -> Any:
     return jnp.asarray(array)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Waits until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

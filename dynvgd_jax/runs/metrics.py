@@ -15,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
 from dynvgd_jax.errors import UserError
+from dynvgd_jax.runs.lock import FolderLock
 from dynvgd_jax.types import EpisodeResult
 
 CONFIG_FILE = "config.json"
@@ -50,15 +51,15 @@ class MetricsLog:
         """Creates the run's folder and writes its configuration and versions.
 
         Raises:
-          UserError: the folder holds a run already, or cannot be written.
+          UserError: the folder holds a run already, another process is using it, or
+            it cannot be written.
         """
         self.workdir = Path(workdir)
-        if (self.workdir / CONFIG_FILE).exists():
-            raise UserError(
-                f"{self.workdir} holds a run already; give another --workdir"
-            )
+        self._refuse_a_run()  # before the lock, which would leave its mark there
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.workdir)
+            self._refuse_a_run()  # one may have begun and ended in between
             _write_json(self.workdir / CONFIG_FILE, config.to_dict())
             _write_json(self.workdir / VERSIONS_FILE, versions())
         except OSError as error:
@@ -70,6 +71,12 @@ class MetricsLog:
         self._writer = EventsWriter(str(self.workdir / "events"))
         with open(self.workdir / EPISODES_FILE, "w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerow(EPISODE_COLUMNS)
+
+    def _refuse_a_run(self) -> None:
+        if (self.workdir / CONFIG_FILE).exists():
+            raise UserError(
+                f"{self.workdir} holds a run already; give another --workdir"
+            )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one TensorBoard point per name, at `step` control steps."""
@@ -105,8 +112,9 @@ class MetricsLog:
                 )
 
     def close(self) -> None:
-        """Closes the TensorBoard file."""
+        """Closes the TensorBoard file and frees the folder."""
         self._writer.close()
+        self._lock.release()
 
     def __enter__(self) -> "MetricsLog":
         return self

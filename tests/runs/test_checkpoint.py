@@ -1,7 +1,11 @@
 """Checkpoints come back bit for bit, or a UserError says why not."""
 
 import json
+import os
+import resource
+import signal
 import threading
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -139,6 +143,39 @@ def test_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         save_tree(tmp_path / "a", {"w": jnp.ones(2)})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_inside_orbax_is_an_os_error(tmp_path):
+    """A limit on file sizes stops TensorStore's own writes, as a full disk does."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    noise = np.random.default_rng(0).normal(size=100_000)  # does not compress
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match="arrays"):
+            save_tree(tmp_path / "a", {"w": noise})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+    save_tree(tmp_path / "a", {"w": noise})
+
+
+def test_every_file_is_on_the_disk_before_the_folder_appears(tmp_path, monkeypatch):
+    synced = []
+    real = os.fsync
+
+    def record(descriptor):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", record)
+    save_tree(tmp_path / "a", {"w": jnp.ones(2)})
+    names = {p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*")}
+    partial = tmp_path / ".a.partial"
+    before = {p.relative_to(partial) for p in synced if p.is_relative_to(partial)}
+    assert names <= before
+    assert synced[-1] == tmp_path
 
 
 def test_store_keeps_the_last_two_and_no_threads(tmp_path):
