@@ -1,7 +1,6 @@
 """Demonstration files: robomimic's HDF5 layout and DPPO's npz layout."""
 
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from dynvgd_jax.envs.normalize import (
     save_normalization,
 )
 from dynvgd_jax.errors import UserError
+from dynvgd_jax.untrusted import load_npz
 
 # robomimic's name of each part of the observation and its size; the object is the rest.
 ARM_PARTS = (
@@ -210,15 +210,11 @@ def read_dppo(path: str | Path) -> Trajectories:
       UserError: no such file, not npz, or an array is missing or has a wrong shape.
     """
     _check_file(path, "a train.npz with states, actions and traj_lengths")
-    try:
-        with np.load(path) as file:
-            needed = ("states", "actions", "traj_lengths")
-            missing = [name for name in needed if name not in file]
-            if missing:
-                raise UserError(f"{path} lacks {', '.join(missing)}; expected {needed}")
-            found = {k: file[k] for k in Trajectories._fields if k in file}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as npz: {error}") from error
+    needed = ("states", "actions", "traj_lengths")
+    found = load_npz(path, Trajectories._fields)
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; expected {needed}")
     states = found["states"].astype(np.float32)
     actions = found["actions"].astype(np.float32)
     lengths = found["traj_lengths"].astype(np.int64)

@@ -1,12 +1,12 @@
 """The scale between raw robosuite values and the [-1, 1] the policy sees (NumPy)."""
 
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from dynvgd_jax.errors import UserError
+from dynvgd_jax.untrusted import load_npz
 
 _EPS = 1e-6  # keeps constant observation entries finite; part of DPPO's formula
 
@@ -68,15 +68,8 @@ def load_normalization(path: str | Path) -> Normalization:
             f"{path}: no such file; expected a normalization.npz with the keys "
             f"{', '.join(Normalization._fields)}"
         )
-    try:
-        with np.load(path) as file:
-            missing = [key for key in Normalization._fields if key not in file]
-            values = {k: file[k] for k in Normalization._fields if k not in missing}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path}: not a readable npz file ({error}); write it again from the "
-            "demonstrations"
-        ) from error
+    values = load_npz(path, Normalization._fields)
+    missing = [key for key in Normalization._fields if key not in values]
     if missing:
         raise UserError(
             f"{path}: the keys {', '.join(missing)} are missing; expected "
