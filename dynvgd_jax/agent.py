@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dynvgd_jax.config_check import check_train, set_fields
-from dynvgd_jax.diffusion.policy import Policy, load_policy, make_eps_fn
+from dynvgd_jax.diffusion.policy import Policy, load_policy
 from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.checkpoint import CheckpointStore
@@ -59,11 +59,12 @@ def build_method(config: ConfigDict, policy: Policy) -> Vgd:
         guidance_warmup_updates=config.guidance.warmup_updates,
         weight_warmup_env_steps=config.guidance.weight_warmup_env_steps,
     )
+    schedule = ddim_schedule(policy.schedule, config.ddim_steps)
     return make_vgd(
         options,
         CriticEnsemble(config.critic.num, config.critic.width, config.critic.depth),
-        ddim_schedule(policy.schedule, config.ddim_steps),
-        functools.partial(make_eps_fn, policy.network),
+        schedule,
+        policy.eps_fn_maker(schedule),
         policy.obs_dim,
         (policy.chunk_len, policy.action_dim),
     )

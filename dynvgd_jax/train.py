@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dynvgd_jax.agent import CHECKPOINTS, POLICY, build_method, checkpoint_tree
-from dynvgd_jax.diffusion.policy import Policy, load_policy, make_eps_fn, save_policy
+from dynvgd_jax.diffusion.policy import Policy, load_policy, save_policy
 from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.errors import UserError
@@ -288,7 +288,7 @@ def compile_programs(config: ConfigDict, policy: Policy, method) -> Programs:
     @functools.partial(jax.jit, static_argnums=0)
     def decode(kind, params, obs, key, seeds, chunk_index):
         noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
-        eps_fn = make_eps_fn(policy.network, params)
+        eps_fn = policy.eps_fn_maker(schedule)(params)
         return ddim_decode(eps_fn, schedule, noise, obs)[0]
 
     @jax.jit

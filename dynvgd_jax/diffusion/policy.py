@@ -2,14 +2,16 @@
 
 A policy folder holds `policy.json` (architecture, T, task, provenance, versions),
 `weights/` (see `runs.checkpoint`) and DPPO's `normalization.npz`.
+
+A policy fine-tuned by DPPO has two networks of one architecture: the base for the early
+and the fine-tuned one for the last denoising steps.
 """
 
 import dataclasses
 import functools
 import importlib.metadata
 import json
-import os
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,12 @@ from jaxtyping import Array, Float
 
 from dynvgd_jax.diffusion import sampler
 from dynvgd_jax.diffusion.network import DiffusionMLP, param_shapes
-from dynvgd_jax.diffusion.schedule import Schedule, cosine_schedule, ddim_schedule
+from dynvgd_jax.diffusion.schedule import (
+    DDIMSchedule,
+    Schedule,
+    cosine_schedule,
+    ddim_schedule,
+)
 from dynvgd_jax.envs.normalize import (
     Normalization,
     load_normalization,
@@ -27,6 +34,7 @@ from dynvgd_jax.envs.normalize import (
 )
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.checkpoint import restore_tree, save_tree
+from dynvgd_jax.runs.folders import new_folder
 
 FORMAT_VERSION = 1
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -34,6 +42,9 @@ BUILTIN_PREFIX = "builtin:"
 _DESCRIPTION = "policy.json"
 _WEIGHTS = "weights"
 _NORMALIZATION = "normalization.npz"
+_FT_STEPS = "ft_denoising_steps"
+# The two trees of a fine-tuned policy's parameters.
+BASE, FINE_TUNED = "base", "fine_tuned"
 _NETWORK_FIELDS = tuple(
     f.name for f in dataclasses.fields(DiffusionMLP) if f.name not in ("name", "parent")
 )
@@ -45,11 +56,14 @@ class Policy:
     """Weights with everything needed to use them; observations are normalised."""
 
     network: DiffusionMLP
-    params: Any  # Flax parameters, see `network.init_params`
+    # Flax parameters, see `network.init_params`; where ft_denoising_steps > 0 two such
+    # trees, {"base": ..., "fine_tuned": ...}.
+    params: Any
     schedule: Schedule  # of training
     normalization: Normalization
     task: str
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)  # JSON values
+    ft_denoising_steps: int = 0  # last denoising steps by the fine-tuned network
 
     @property
     def obs_dim(self) -> int:
@@ -63,10 +77,16 @@ class Policy:
     def chunk_len(self) -> int:
         return self.network.chunk_len
 
-    @property
-    def eps_fn(self) -> sampler.EpsFn:
-        """The network with its weights bound, for the sampler."""
-        return make_eps_fn(self.network, self.params)
+    def eps_fn_maker(
+        self, schedule: DDIMSchedule | None
+    ) -> Callable[[Any], sampler.EpsFn]:
+        """Returns `params -> eps_fn` for decodes by `schedule`; None is DDPM.
+
+        Raises:
+          UserError: the fine-tuned network's steps are more than `schedule` has.
+        """
+        below = _fine_tuned_below_t(self.ft_denoising_steps, schedule)
+        return functools.partial(make_eps_fn, self.network, fine_tuned_below_t=below)
 
     def sample(
         self,
@@ -80,6 +100,25 @@ class Policy:
           ValueError: a shape is wrong.
           UserError: `ddim_steps` is not in 1 .. T.
         """
+        obs, noise = self._checked(obs, noise)
+        num_train = self.schedule.num_train_timesteps
+        statics = (self.network, num_train, self.ft_denoising_steps, ddim_steps)
+        return _sample(*statics, self.params, obs, noise)
+
+    def sample_ddpm(
+        self, obs: Float[Array, "b do"], noise: Float[Array, "b ta da"], key: Array
+    ) -> Float[Array, "b ta da"]:
+        """Returns action chunks `[B, Ta, Da]`: all T steps of DDPM, noise from `key`.
+
+        Raises:
+          ValueError: a shape is wrong.
+        """
+        obs, noise = self._checked(obs, noise)
+        num_train = self.schedule.num_train_timesteps
+        statics = (self.network, num_train, self.ft_denoising_steps)
+        return _sample_ddpm(*statics, self.params, obs, noise, key)
+
+    def _checked(self, obs, noise) -> tuple[Array, Array]:
         obs = jnp.asarray(obs, jnp.float32)
         noise = jnp.asarray(noise, jnp.float32)
         expected = (self.chunk_len, self.action_dim)
@@ -92,8 +131,7 @@ class Policy:
                 f"found obs {obs.shape} and noise {noise.shape}, expected "
                 f"(B, {self.obs_dim}) and (B, {expected[0]}, {expected[1]})"
             )
-        num_train = self.schedule.num_train_timesteps
-        return _sample(self.network, num_train, ddim_steps, self.params, obs, noise)
+        return obs, noise
 
     def require_fit(self, obs_dim: int, action_dim: int, chunk_len: int) -> None:
         """Raises UserError where the policy's sizes are not those of an environment."""
@@ -107,16 +145,61 @@ class Policy:
             )
 
 
-def make_eps_fn(network: DiffusionMLP, params: Any) -> sampler.EpsFn:
-    """Binds `params`; the result takes `(x_t, t, obs)` with t `[]` or `[B]`."""
-    return lambda x_t, t, obs: network.apply({"params": params}, x_t, t, obs)
+def make_eps_fn(
+    network: DiffusionMLP, params: Any, fine_tuned_below_t: int = 0
+) -> sampler.EpsFn:
+    """Binds `params`; the result takes `(x_t, t, obs)` with t `[]` or `[B]`.
+
+    With `fine_tuned_below_t > 0`, `params` holds two trees, t must be `[]`, and steps
+    with t below that number are the fine-tuned network's.
+    """
+
+    def apply(tree, x_t, t, obs):
+        return network.apply({"params": tree}, x_t, t, obs)
+
+    if not fine_tuned_below_t:
+        return functools.partial(apply, params)
+    late = functools.partial(apply, params[FINE_TUNED])
+    early = functools.partial(apply, params[BASE])
+
+    def eps_fn(x_t, t, obs):
+        return jax.lax.cond(t < fine_tuned_below_t, late, early, x_t, t, obs)
+
+    return eps_fn
+
+
+def _fine_tuned_below_t(ft_steps: int, schedule: DDIMSchedule | None) -> int:
+    """DPPO counts DDIM steps from the end, DDPM steps as timesteps."""
+    if ft_steps == 0 or schedule is None:
+        return ft_steps
+    if ft_steps > schedule.num_steps:
+        raise UserError(
+            f"the fine-tuned network covers the last {ft_steps} denoising steps, found "
+            f"ddim_steps = {schedule.num_steps}; give at least {ft_steps}, or convert "
+            "the policy again with the --ft_denoising_steps that these are fine-tuned "
+            "for"
+        )
+    return int(schedule.t[-ft_steps]) + 1
+
+
+def _param_template(network: DiffusionMLP, ft_steps: int) -> Any:
+    shapes = param_shapes(network)
+    return {BASE: shapes, FINE_TUNED: shapes} if ft_steps else shapes
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _sample(network, num_train_timesteps, ft_steps, ddim_steps, params, obs, noise):
+    schedule = ddim_schedule(cosine_schedule(num_train_timesteps), ddim_steps)
+    below = _fine_tuned_below_t(ft_steps, schedule)
+    eps_fn = make_eps_fn(network, params, below)
+    return sampler.ddim_decode(eps_fn, schedule, noise, obs)[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _sample(network, num_train_timesteps, ddim_steps, params, obs, noise):
-    schedule = ddim_schedule(cosine_schedule(num_train_timesteps), ddim_steps)
-    eps_fn = make_eps_fn(network, params)
-    return sampler.ddim_decode(eps_fn, schedule, noise, obs)[0]
+def _sample_ddpm(network, num_train_timesteps, ft_steps, params, obs, noise, key):
+    eps_fn = make_eps_fn(network, params, _fine_tuned_below_t(ft_steps, None))
+    schedule = cosine_schedule(num_train_timesteps)
+    return sampler.ddpm_decode(eps_fn, schedule, key, noise, obs)
 
 
 def save_policy(folder: str | Path, policy: Policy) -> None:
@@ -125,9 +208,6 @@ def save_policy(folder: str | Path, policy: Policy) -> None:
     Raises:
       UserError: `folder` exists already.
     """
-    folder = Path(folder).absolute()
-    if folder.exists():
-        raise UserError(f"{folder} exists already; give a folder that does not")
     description = {
         "format_version": FORMAT_VERSION,
         "task": policy.task,
@@ -136,17 +216,13 @@ def save_policy(folder: str | Path, policy: Policy) -> None:
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
         "metadata": policy.metadata,
     }
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    if policy.ft_denoising_steps:
+        description[_FT_STEPS] = policy.ft_denoising_steps
+    with new_folder(folder) as partial:
         save_tree(partial / _WEIGHTS, policy.params)
         save_normalization(partial / _NORMALIZATION, policy.normalization)
         text = json.dumps(description, indent=2) + "\n"
         (partial / _DESCRIPTION).write_text(text, encoding="utf-8")
-        os.rename(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_policy(source: str | Path) -> Policy:
@@ -169,7 +245,8 @@ def load_policy(source: str | Path) -> Policy:
         schedule = cosine_schedule(int(description["num_train_timesteps"]))
         task = str(description["task"])
         metadata = dict(description["metadata"])
-        template = param_shapes(network)
+        ft_steps = int(description.get(_FT_STEPS, 0))  # only fine-tuned ones have it
+        template = _param_template(network, ft_steps)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder / _DESCRIPTION} does not describe a policy ({error!r}); "
@@ -184,7 +261,8 @@ def load_policy(source: str | Path) -> Policy:
             f"expected {(network.obs_dim, network.action_dim)} as in {_DESCRIPTION}; "
             "put the file of this policy's own data set there"
         )
-    return Policy(network, params, schedule, normalization, task, metadata)
+    parts = (network, params, schedule, normalization, task, metadata, ft_steps)
+    return Policy(*parts)
 
 
 def _locate(source: str) -> Path:

@@ -65,7 +65,8 @@ def test_sample_is_plain_ddim():
     policy, (obs, noise) = make_policy(), batch()
     schedule = ddim_schedule(policy.schedule, 4)
     obs32, noise32 = jnp.float32(obs), jnp.float32(noise)
-    expected = ddim_decode(policy.eps_fn, schedule, noise32, obs32)[0]
+    eps_fn = policy.eps_fn_maker(schedule)(policy.params)
+    expected = ddim_decode(eps_fn, schedule, noise32, obs32)[0]
     chunk = policy.sample(obs, noise, ddim_steps=4)
     assert chunk.shape == (3, 4, 2) and chunk.dtype == jnp.float32
     np.testing.assert_allclose(chunk, expected, atol=2e-6)
