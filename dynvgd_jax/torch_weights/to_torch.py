@@ -1,0 +1,50 @@
+"""Writes a policy folder as a DPPO file, so that nobody is locked in."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from dynvgd_jax.diffusion.policy import BASE, FINE_TUNED, load_policy
+from dynvgd_jax.errors import UserError
+from dynvgd_jax.runs.folders import refuse_existing
+from dynvgd_jax.torch_weights.layouts import from_flax
+
+
+def write_torch(folder: str, output: str | Path) -> None:
+    """Writes `folder` (or `builtin:<task>`) as the `.pt` file `output`.
+
+    A plain policy becomes a pre-training file, its weights under "model" and "ema"; a
+    fine-tuned one a fine-tuning file with `actor`, `actor_ft` and `network`.
+
+    Raises:
+      UserError: there is no such policy, or `output` exists or cannot be written.
+    """
+    output = Path(output).absolute()
+    refuse_existing(output)
+    policy = load_policy(folder)
+    if policy.ft_denoising_steps:
+        networks = {
+            "network": policy.params[BASE],
+            "actor": policy.params[BASE],
+            "actor_ft": policy.params[FINE_TUNED],
+        }
+    else:
+        networks = {"network": policy.params}
+    state = {
+        f"{prefix}.{key}": torch.from_numpy(array.copy())
+        for prefix, params in networks.items()
+        for key, array in from_flax(policy.network, params).items()
+    }
+    content = {"epoch": 0, "model": state, "ema": state}
+    if policy.ft_denoising_steps:
+        content = {"itr": 0, "model": state}
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            torch.save(content, file)
+        os.rename(partial, output)
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
