@@ -6,6 +6,7 @@ tables live beside JAX or robosuite code; a test keeps both sides equal.
 """
 
 import difflib
+import numbers
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -27,19 +28,19 @@ CHOICES = {
 }
 TASKS_WITH_POLICY = ("lift", "can", "square")
 
-_INFINITY = float("inf")
 _SEED_END = 2**31 - 1
+COUNT_END = 2**31 - 1  # counters on the device are int32
 
 # Field -> (least, greatest) value, both allowed.
 _RANGES = {
     "ddim_steps": (1, 100),
     "seed": (0, _SEED_END),
-    "total_env_steps": (1, _INFINITY),
+    "total_env_steps": (1, COUNT_END),
     "num_envs": (1, 4096),
-    "first_rollout_env_steps": (0, _INFINITY),
+    "first_rollout_env_steps": (0, COUNT_END),
     "reward_offset": (-1e6, 1e6),
-    "utd": (1, _INFINITY),
-    "batch_size": (1, _INFINITY),
+    "utd": (1, 100_000),
+    "batch_size": (1, 1_000_000),
     "learning_rate": (0.0, 1.0),
     "gamma": (0.0, 1.0),
     "target_tau": (0.0, 1.0),
@@ -52,15 +53,15 @@ _RANGES = {
     "guidance.beta": (0.0, 1e6),
     "guidance.c_local": (1e-6, 1e9),
     "guidance.c_global": (1e-6, 1e9),
-    "guidance.warmup_updates": (0, _INFINITY),
-    "guidance.weight_warmup_env_steps": (0, _INFINITY),
-    "replay.capacity": (1, _INFINITY),
+    "guidance.warmup_updates": (0, COUNT_END),
+    "guidance.weight_warmup_env_steps": (0, COUNT_END),
+    "replay.capacity": (1, COUNT_END),
     "eval.episodes": (1, 1_000_000),
-    "eval.every_env_steps": (1, _INFINITY),
+    "eval.every_env_steps": (1, COUNT_END),
     "eval.num_envs": (1, 4096),
     "eval.seed": (0, _SEED_END),
-    "checkpoint.every_env_steps": (1, _INFINITY),
-    "log.every_env_steps": (1, _INFINITY),
+    "checkpoint.every_env_steps": (1, COUNT_END),
+    "log.every_env_steps": (1, COUNT_END),
     "env.num_threads": (0, 4096),
 }
 
@@ -106,17 +107,23 @@ def check_choice(field: str, value: Any, names: Iterable[str]) -> None:
 
 
 def check_range(field: str, value: float, least: float, greatest: float) -> None:
-    """Raises UserError unless `least <= value <= greatest` (so never for NaN)."""
-    if not least <= value <= greatest:
-        expected = f"{least} to {greatest}"
-        if greatest == _INFINITY:
-            expected = f"at least {least}"
-        raise UserError(f"config.{field}: found {value}, expected {expected}")
+    """Raises UserError unless `value` is a number from `least` to `greatest`."""
+    if not isinstance(value, numbers.Real) or not least <= value <= greatest:
+        raise UserError(
+            f"config.{field}: found {value!r}, expected a number from {least} to "
+            f"{greatest}"
+        )
 
 
 def get_field(config: ConfigDict, field: str) -> Any:
-    """Returns the value at a dotted name such as `critic.width`."""
+    """Returns the value at a dotted name such as `critic.width`.
+
+    Raises:
+      UserError: the configuration, read from a file perhaps, has no such field.
+    """
     for name in field.split("."):
+        if not isinstance(config, ConfigDict) or name not in config:
+            raise UserError(f"config.{field}: missing, expected a value")
         config = config[name]
     return config
 

@@ -9,7 +9,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dynvgd_jax.config_check import CHOICES, check_choice, check_range, get_field
+from dynvgd_jax.config_check import (
+    CHOICES,
+    COUNT_END,
+    check_choice,
+    check_range,
+    get_field,
+)
 from dynvgd_jax.demos.dataset import Dataset, load_dataset, split_chunks
 from dynvgd_jax.diffusion import cloning
 from dynvgd_jax.diffusion.network import DiffusionMLP
@@ -65,21 +71,21 @@ def check_config(config: ConfigDict) -> None:
     """Raises UserError where a pre-training configuration makes no sense."""
     ranges = {
         "seed": (0, 2**31 - 1),
-        "num_steps": (1, np.inf),
+        "num_steps": (1, COUNT_END),
         "num_train_timesteps": (2, 100_000),
-        "batch_size": (1, np.inf),
+        "batch_size": (1, COUNT_END),
         "chunk_len": (1, 1000),
         "learning_rate": (0.0, 1.0),
         "min_learning_rate": (0.0, 1.0),
         "weight_decay": (0.0, 1.0),
-        "warmup_steps": (0, np.inf),
+        "warmup_steps": (0, COUNT_END),
         "ema_decay": (0.0, 1.0),
-        "ema_every_steps": (1, np.inf),
-        "ema_start_step": (0, np.inf),
+        "ema_every_steps": (1, COUNT_END),
+        "ema_start_step": (0, COUNT_END),
         "validation_share": (0.0, 0.9),
-        "log.every_steps": (1, np.inf),
-        "eval.episodes": (0, np.inf),
-        "eval.every_steps": (1, np.inf),
+        "log.every_steps": (1, COUNT_END),
+        "eval.episodes": (0, COUNT_END),
+        "eval.every_steps": (1, COUNT_END),
         "eval.num_envs": (1, 4096),
         "eval.seed": (0, 2**31 - 1),
         "eval.ddim_steps": (1, config.get("num_train_timesteps", 1)),

@@ -3,6 +3,7 @@
 import importlib
 
 import pytest
+from ml_collections import ConfigDict
 
 from dynvgd_jax import config_check
 from dynvgd_jax.errors import UserError
@@ -76,11 +77,15 @@ def test_quick_changes_sizes_but_not_the_method():
     [
         ({"task": "stack"}, r"config.task: found 'stack', expected one of lift, can"),
         ({"guidance.time_anneal": "of"}, "did you mean 'off'"),
-        ({"ddim_steps": 0}, "config.ddim_steps: found 0, expected 1 to 100"),
+        (
+            {"ddim_steps": 0},
+            "config.ddim_steps: found 0, expected a number from 1 to 100",
+        ),
         ({"ddim_steps": 2}, "last_k: found 3, expected at most ddim_steps = 2"),
         ({"gamma": 1.01}, "config.gamma: found 1.01"),
         ({"gamma": float("nan")}, "config.gamma: found nan"),
         ({"num_envs": 0}, "config.num_envs"),
+        ({"total_env_steps": 2**31}, "config.total_env_steps: found 2147483648"),
         ({"eval.noises": ()}, "at least one"),
         ({"eval.noises": ("gauss",)}, "config.eval.noises: found 'gauss'"),
         ({"eval.noises": ("randn",)}, "same noise"),
@@ -95,6 +100,22 @@ def test_quick_changes_sizes_but_not_the_method():
 def test_nonsense_is_named(changes, message):
     with pytest.raises(UserError, match=message):
         config_check.check_train(config_check.set_fields(load("can_ddim8"), changes))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda c: c["critic"].pop("width"), "config.critic.width: missing"),
+        (lambda c: c.pop("guidance"), "config.guidance.time_anneal: missing"),
+        (lambda c: c.update(critic=3), "config.critic.num: missing"),
+        (lambda c: c.update(gamma="high"), "config.gamma: found 'high'"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(spoil, message):
+    fields = load("can_ddim8").to_dict()
+    spoil(fields)
+    with pytest.raises(UserError, match=message):
+        config_check.check_train(ConfigDict(fields))
 
 
 def test_names_of_choices_are_those_of_the_code():
