@@ -13,11 +13,11 @@ def get_config(preset: str = "") -> ConfigDict:
     del config.operators
     config.operators = ConfigDict(
         {
-            "careful": 0.45,
-            "swift": 0.20,
-            "leftward": 0.10,
+            "careful": 0.26,
+            "swift": 0.12,
+            "leftward": 0.08,
             "high": 0.10,
-            "careless": 0.15,
+            "careless": 0.44,
         }
     )
     return can_demos.with_preset(config, preset)
