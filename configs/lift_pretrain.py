@@ -12,5 +12,6 @@ def get_config(preset: str = ""):
     config.eval.every_steps = 5_000
     config = can_pretrain.with_preset(config, preset).unlock()
     if preset == "builtin":
+        # The package holds the snapshot after 2,000: imperfect, as it is meant to be.
         config.num_steps, config.eval.every_steps = 4_000, 2_000
     return config.lock()
