@@ -7,12 +7,14 @@ r"""Runs one job: training, pre-training or demonstrations, as its configuration
 
 --config   a file in configs/, optionally with a preset behind a colon
 --config.* any field of that file (configs/base.py explains them)
+--resume   go on with the training run in its folder from its newest checkpoint
 --workdir  where results go; must be new or empty. Default: runs/<config>-seed<seed>,
            for demonstrations data/<task>
 
 Mistakes are answered with one line on stderr and exit code 2.
 """
 
+import functools
 import importlib.util
 import logging
 import os
@@ -40,8 +42,8 @@ def main(argv: list[str]) -> int:
         print(__doc__ + f"\nConfigurations: {', '.join(_config_files())}")
         return 0
     try:
-        config, workdir = parse(argv)
-        run_job(config, workdir)
+        config, workdir, resume = parse(argv)
+        run_job(config, workdir, resume)
     except UserError as error:
         print(f"launch.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -51,8 +53,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
-    """Returns the locked configuration and the run's folder, both checked.
+def parse(argv: list[str]) -> tuple[ConfigDict, Path, bool]:
+    """Returns the locked configuration, the run's folder, and whether to resume.
 
     Raises:
       UserError: whatever is wrong with the command line or the configuration.
@@ -68,6 +70,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     try:
         config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
         flags.DEFINE_string("workdir", None, "Where results go.", flag_values=values)
+        flags.DEFINE_bool("resume", False, "Go on with a run.", flag_values=values)
         surplus = values(argv)[1:]
     except flags.Error as error:
         raise _explain(error, original) from error
@@ -78,8 +81,11 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     if config.job == "train":
         config_check.check_train(config)
     workdir = Path(values.workdir or default_workdir(config_flag, config))
-    check_workdir(workdir)
-    return config, workdir
+    if not values.resume:
+        check_workdir(workdir)
+    elif config.job != "train":
+        raise UserError(f"--resume goes on with training runs, found job {config.job}")
+    return config, workdir, values.resume
 
 
 def load_config(path_and_preset: str) -> ConfigDict:
@@ -135,11 +141,13 @@ def check_workdir(workdir: Path) -> None:
         raise UserError(f"--workdir: cannot create {workdir}: {parent} is not writable")
 
 
-def run_job(config: ConfigDict, workdir: Path) -> None:
+def run_job(config: ConfigDict, workdir: Path, resume: bool) -> None:
     """Hands the run to its module; only now are JAX and the simulator imported."""
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     if config.job == "train":
-        from dynvgd_jax.train import train as job
+        from dynvgd_jax.train import train
+
+        job = functools.partial(train, resume=resume)
     elif config.job == "pretrain":
         from dynvgd_jax.pretrain import pretrain as job
     else:

@@ -16,10 +16,12 @@ from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.resume import ResumeStore, Saved, find_saved
 from dynvgd_jax.rollout import ActFn, Collector
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.clocks import Clocks, Due
 from dynvgd_jax.runs.metrics import MetricsLog
+from dynvgd_jax.runs.replay_log import ReplayLog
 from dynvgd_jax.runs.report import Progress, Summary, print_results, summarise
 from dynvgd_jax.steering import replay as replay_lib
 from dynvgd_jax.steering.replay import ReplayState
@@ -31,6 +33,9 @@ RECENT_EPISODES = 100
 
 # Uses of the run's key; a key is drawn from one of these and a counter.
 INIT_KEY, ACT_KEY, UPDATE_KEY = range(3)
+
+# The replay buffer's transitions inside a run's folder.
+REPLAY = "replay"
 
 ACTIVITIES = ("rollout", "act", "update", "eval")
 
@@ -47,27 +52,36 @@ class Programs(NamedTuple):
 
 
 def train(
-    config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = None
+    config: ConfigDict,
+    workdir: str | Path,
+    make_env: MakeEnv | None = None,
+    *,
+    resume: bool = False,
 ) -> list[Summary]:
     """Runs one training job and returns its evaluations in order.
 
     Args:
       config: as `configs/base.py` describes, checked.
       workdir: new folder for everything that the run writes.
+      resume: go on with the run in `workdir` from its newest sound checkpoint.
       make_env: number of environments -> environments, where they are not robosuite's.
 
     Raises:
       UserError: the policy does not fit the task, the folder is taken, or the critics
-        diverged to values that are not finite.
+        diverged to values that are not finite; with `resume`, there is no checkpoint,
+        or the configuration would change what the run means.
     """
     workdir = Path(workdir)
-    source = config.base_policy
+    source, saved = config.base_policy, None
+    if resume:
+        source, saved = str(workdir / POLICY), find_saved(workdir, config)
     policy = load_policy(f"builtin:{config.task}" if source == "builtin" else source)
     if make_env is None:
         make_env = functools.partial(_robosuite_env, config, policy)
-    run = Run(config, workdir, policy, make_env)
+    run = Run(config, workdir, policy, make_env, saved)
     try:
-        run.evaluate_base()
+        if saved is None:
+            run.evaluate_base()
         if config.method != "base":
             run.learn()
     finally:
@@ -80,7 +94,12 @@ class Run:
     """One run's environments, learner, and files."""
 
     def __init__(
-        self, config: ConfigDict, workdir: Path, policy: Policy, make_env: MakeEnv
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        policy: Policy,
+        make_env: MakeEnv,
+        saved: Saved | None,
     ):
         self.config, self.policy = config, policy
         self.method = build_method(config, policy)
@@ -88,9 +107,15 @@ class Run:
         self.env = make_env(config.num_envs)
         policy.require_fit(self.env.obs_dim, self.env.action_dim, self.env.chunk_len)
         self.eval_env = make_env(min(config.eval.num_envs, config.eval.episodes))
-        self.log = MetricsLog(workdir, config)
-        save_policy(workdir / POLICY, policy)  # the run's folder stands alone
+        sizes = saved.notes["sizes"] if saved else None
+        self.log = MetricsLog(workdir, config, sizes)
+        if saved is None:
+            save_policy(workdir / POLICY, policy)  # the run's folder stands alone
         self.checkpoints = CheckpointStore(workdir / CHECKPOINTS)
+        self.resume_store = ResumeStore(workdir, self.checkpoints)
+        segments = saved.notes["segments"] if saved else None
+        self.replay_log = ReplayLog(workdir / REPLAY, segments)
+        self.saved = saved
         self.progress = Progress(config.total_env_steps)
         self.progress.__enter__()
         self.summaries: list[Summary] = []
@@ -135,11 +160,13 @@ class Run:
         self.learner = jax.jit(self.method.init)(jax.random.fold_in(self.key, INIT_KEY))
         self.replay = self._allocate_replay()
         self.collector = Collector(self.env, config.seed, config.reward_offset)
-        due_log = Due(config.log.every_env_steps)
-        due_evaluation = Due(config.eval.every_env_steps)
-        due_checkpoint = Due(config.checkpoint.every_env_steps)
-        self.clocks = Clocks(ACTIVITIES)
-        learning = False
+        if self.saved is not None:
+            self._restore(self.saved)
+        due_log = Due(config.log.every_env_steps, self.env_steps)
+        due_evaluation = Due(config.eval.every_env_steps, self.env_steps)
+        due_checkpoint = Due(config.checkpoint.every_env_steps, self.env_steps)
+        self.clocks = Clocks(ACTIVITIES, first_step=self.env_steps)
+        learning = self.saved is not None  # checkpoints are saved while learning
         while self.env_steps < config.total_env_steps:
             first_call = False
             if self.env_steps < config.first_rollout_env_steps:
@@ -162,8 +189,7 @@ class Run:
             if (due_evaluation(self.env_steps) and learning) or last:
                 self.evaluate_steered()
             if (due_checkpoint(self.env_steps) and learning) or last:
-                tree = checkpoint_tree(self.learner, self.env_steps)
-                self.checkpoints.save(self.env_steps, tree)
+                self._checkpoint()
 
     def _explore(self) -> None:
         """One vector step of the first rollouts: the unguided policy, no training."""
@@ -195,6 +221,41 @@ class Run:
             jax.block_until_ready(self.learner)
         self.pending.append(guide_metrics | metrics)
 
+    def _checkpoint(self) -> None:
+        """Saves everything that the run needs to go on from here, bit for bit."""
+        self.pending = jax.device_get(self.pending)
+        notes = {
+            "sizes": self.log.sizes(),
+            "segments": self.replay_log.write(),
+            "pending": [{k: float(v) for k, v in m.items()} for m in self.pending],
+            "recent": [list(result) for result in self.recent],
+            "summaries": [list(summary) for summary in self.summaries],
+        }
+        self.resume_store.save(self.env_steps, self.collector, notes)
+        tree = checkpoint_tree(self.learner, self.env_steps)
+        self.checkpoints.save(self.env_steps, tree)
+
+    def _restore(self, saved: Saved) -> None:
+        """Puts back what `_checkpoint` saved."""
+        tree = self.checkpoints.restore(
+            saved.env_steps, checkpoint_tree(self.learner, 0)
+        )
+        self.learner, self.env_steps = tree["learner"], tree["env_steps"]
+        self.resume_store.restore_collector(saved.env_steps, self.collector)
+        flat_dim = self.policy.chunk_len * self.policy.action_dim
+        for segment in self.replay_log.read(self.policy.obs_dim, flat_dim):
+            # in the pieces in which they came: one compiled program, no overflow
+            for start in range(0, len(segment.reward), self.config.num_envs):
+                stop = start + self.config.num_envs
+                piece = Transition(*(part[start:stop] for part in segment))
+                self.replay = self.programs.store(self.replay, piece)
+        for values in saved.notes["pending"]:
+            self.pending.append({k: np.float32(v) for k, v in values.items()})
+        self.recent.extend(EpisodeResult(*r) for r in saved.notes["recent"])
+        self.summaries = [Summary(*s) for s in saved.notes["summaries"]]
+        self.resume_store.forget_after(saved.env_steps)
+        self.progress.message(f"resumed at {self.env_steps:,} control steps")
+
     def _act_inputs(self) -> tuple:
         books = self.collector.books
         key = jax.random.fold_in(self.key, ACT_KEY)
@@ -203,6 +264,7 @@ class Run:
     def _rollout(self, chunks: np.ndarray) -> Transition:
         with self.clocks.measure("rollout"):
             fresh, ended = self.collector.step(chunks)
+        self.replay_log.add(fresh)
         self.recent.extend(ended)
         self.env_steps += self.vector_step
         return fresh

@@ -31,6 +31,12 @@ class VectorEnv(Protocol):
     def step(self, indices: np.ndarray, actions: np.ndarray) -> ChunkResult:
         """Runs `actions [n, Ta, Da]` (normalised) in the named environments."""
 
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Returns all hidden state."""
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Continues from a `get_state` exactly."""
+
     def close(self) -> None:
         """Ends the threads and frees the simulators."""
 

@@ -49,6 +49,12 @@ class ReachEnv:
             fault=np.zeros(len(indices), bool),
         )
 
+    def get_state(self):
+        return {"position": self.position.copy(), "goal": self.goal.copy()}
+
+    def set_state(self, state):
+        self.position[:], self.goal[:] = state["position"], state["goal"]
+
     def close(self):
         pass
 

@@ -174,7 +174,7 @@ def test_no_override_gives_a_traceback(name, value, spaced):
     flag = f"--config.{name}"
     arguments = [flag, value] if spaced else [f"{flag}={value}"]
     try:
-        config, _ = launch.parse(["launch.py", SQUARE, *arguments])
+        config, *_ = launch.parse(["launch.py", SQUARE, *arguments])
     except launch.UserError:
         return
     assert config.job == "train"

@@ -118,6 +118,11 @@ class CheckpointStore:
         for old in self.steps()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(self.folder / str(old))
 
+    def verify(self, step: int) -> None:
+        """Raises UserError unless every file of a checkpoint is as it was saved."""
+        folder = self.folder / str(step)
+        _check_files(folder, _read_manifest(folder)[1])
+
     def restore(self, step: int, template: PyTree) -> PyTree:
         """Returns checkpoint `step`; see `restore_tree` for `template` and errors."""
         if step not in self.steps():

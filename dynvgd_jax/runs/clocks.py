@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 
 class Due:
-    """Tells, of an ever rising count, when it has passed a multiple of `every`."""
+    """Tells when a count, rising from `start`, has passed a multiple of `every`."""
 
-    def __init__(self, every: int):
+    def __init__(self, every: int, start: int = 0):
         self._every = every
-        self._passed = 0
+        self._passed = start // every
 
     def __call__(self, count: int) -> bool:
         passed = count // self._every
@@ -21,10 +21,12 @@ class Due:
 class Clocks:
     """Wall-clock time by activity since the last report."""
 
-    def __init__(self, activities: tuple[str, ...], clock=time.perf_counter):
+    def __init__(
+        self, activities: tuple[str, ...], clock=time.perf_counter, first_step=0
+    ):
         self._clock = clock
         self._seconds = dict.fromkeys(activities, 0.0)
-        self._start, self._first_step = clock(), 0
+        self._start, self._first_step = clock(), first_step
 
     @contextmanager
     def measure(self, activity: str):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import platform
 import subprocess
 import time
@@ -47,19 +48,31 @@ LOGGED_PACKAGES = (
 class MetricsLog:
     """The files of one run; use it in a `with` block or call `close`."""
 
-    def __init__(self, workdir: str | Path, config: ConfigDict):
+    def __init__(
+        self, workdir: str | Path, config: ConfigDict, sizes: dict | None = None
+    ):
         """Creates the run's folder and writes its configuration and versions.
+
+        Args:
+          workdir: the run's folder.
+          config: what the run does.
+          sizes: of a run that goes on: what `sizes()` returned at its checkpoint. What
+            was written after that is cut off.
 
         Raises:
           UserError: the folder holds a run already, another process is using it, or
             it cannot be written.
         """
         self.workdir = Path(workdir)
-        self._refuse_a_run()  # before the lock, which would leave its mark there
+        if sizes is None:
+            self._refuse_a_run()  # before the lock, which would leave its mark there
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(self.workdir)
-            self._refuse_a_run()  # one may have begun and ended in between
+            if sizes is None:
+                self._refuse_a_run()  # one may have begun and ended in between
+            else:
+                self._cut_back(sizes)
             _write_json(self.workdir / CONFIG_FILE, config.to_dict())
             _write_json(self.workdir / VERSIONS_FILE, versions())
         except OSError as error:
@@ -68,9 +81,32 @@ class MetricsLog:
             )
         # tensorboardX's SummaryWriter sends points through a thread, so that its
         # flush() may return before they are written; its event writer does not.
-        self._writer = EventsWriter(str(self.workdir / "events"))
-        with open(self.workdir / EPISODES_FILE, "w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(EPISODE_COLUMNS)
+        # A number keeps a file that was begun in the same second from being replaced.
+        number = len(self._event_files())
+        suffix = f".{number}" if number else ""
+        self._writer = EventsWriter(str(self.workdir / "events"), suffix)
+        if sizes is None:
+            with open(self.workdir / EPISODES_FILE, "w", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerow(EPISODE_COLUMNS)
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the bytes of each file that grows with the run, by name."""
+        self._writer.flush()
+        files = [self.workdir / EPISODES_FILE, *self._event_files()]
+        return {path.name: path.stat().st_size for path in files}
+
+    def _event_files(self) -> list[Path]:
+        return sorted(self.workdir.glob("events.out.tfevents.*"))
+
+    def _cut_back(self, sizes: dict[str, int]) -> None:
+        for path in self._event_files():
+            if path.name not in sizes:
+                path.unlink()
+        for name, size in sizes.items():
+            path = self.workdir / Path(name).name
+            if not path.is_file() or path.stat().st_size < size:
+                raise UserError(f"{path} is missing or shorter than at the checkpoint")
+            os.truncate(path, size)
 
     def _refuse_a_run(self) -> None:
         if (self.workdir / CONFIG_FILE).exists():
