@@ -147,7 +147,7 @@ def run_job(config: ConfigDict, workdir: Path, resume: bool) -> None:
     if config.job == "train":
         from dynvgd_jax.train import train
 
-        job = functools.partial(train, resume=resume)
+        job = functools.partial(train, resume=True) if resume else train
     elif config.job == "pretrain":
         from dynvgd_jax.pretrain import pretrain as job
     else:
