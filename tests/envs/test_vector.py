@@ -255,9 +255,12 @@ def test_close_ends_the_threads():
 
 
 ENDLESS = """
+import signal
 import numpy as np
 from dynvgd_jax.envs.vector import RobosuiteVectorEnv
 
+# a shell's background job inherits an ignored SIGINT
+signal.signal(signal.SIGINT, signal.default_int_handler)
 env = RobosuiteVectorEnv("lift", 2, None, num_threads=2)
 try:
     env.reset(np.arange(2), np.arange(2))

@@ -172,9 +172,10 @@ def test_scale_zero_acts_as_plain_ddim_bit_for_bit():
     obs = jax.random.normal(jax.random.key(1), (ENVS, toy.OBS_DIM))
     noise = jax.random.normal(jax.random.key(2), (ENVS, *toy.CHUNK))
     chunk, stats = jax.jit(method.act)(state, params, obs, noise, 0)
+    # Weights as arguments here too: XLA rounds otherwise where it knows them.
     plain = jax.jit(
-        lambda x: ddim_decode(toy.make_eps_fn(params), SCHEDULE, x, obs)[0]
-    )(noise)
+        lambda params, x, obs: ddim_decode(toy.make_eps_fn(params), SCHEDULE, x, obs)[0]
+    )(params, noise, obs)
     np.testing.assert_array_equal(chunk, plain)
     assert stats == {}
 
