@@ -20,12 +20,14 @@ from dynvgd_jax.config_check import field_names, get_field
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.rollout import Books, Collector
 from dynvgd_jax.runs.checkpoint import KEPT_CHECKPOINTS, CheckpointStore
+from dynvgd_jax.runs.durable import write_durably
 from dynvgd_jax.runs.metrics import read_config
-from dynvgd_jax.runs.replay_log import write_durably
+from dynvgd_jax.runs.replay_log import ReplayLog
 
 log = logging.getLogger(__name__)
 
 RESUME = "resume"
+REPLAY = "replay"  # the replay buffer's transitions
 
 # Budgets, evaluation and what only concerns files or speed; all else is the run's
 # meaning.
@@ -86,6 +88,7 @@ class ResumeStore:
     """The resumable states of one run, beside its checkpoints."""
 
     def __init__(self, workdir: Path, checkpoints: CheckpointStore):
+        self._workdir = workdir
         self._arrays = CheckpointStore(workdir / RESUME)
         self._checkpoints = checkpoints
 
@@ -116,9 +119,12 @@ class ResumeStore:
             text = content["notes"]
             if hashlib.sha256(text.encode()).hexdigest() != content["sha256"]:
                 raise ValueError("not as it was written")
-            return Saved(env_steps, json.loads(text))
+            notes = json.loads(text)
+            segments = notes["segments"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged: {error}") from error
+        ReplayLog(self._workdir / REPLAY, segments).verify()
+        return Saved(env_steps, notes)
 
     def restore_collector(self, env_steps: int, collector: Collector) -> None:
         """Puts environments and episodes back; UserError where they do not fit."""

@@ -16,7 +16,7 @@ from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.evaluate import evaluate, evaluation_seeds
-from dynvgd_jax.resume import ResumeStore, Saved, find_saved
+from dynvgd_jax.resume import REPLAY, ResumeStore, Saved, find_saved
 from dynvgd_jax.rollout import ActFn, Collector
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.clocks import Clocks, Due
@@ -33,9 +33,6 @@ RECENT_EPISODES = 100
 
 # Uses of the run's key; a key is drawn from one of these and a counter.
 INIT_KEY, ACT_KEY, UPDATE_KEY = range(3)
-
-# The replay buffer's transitions inside a run's folder.
-REPLAY = "replay"
 
 ACTIVITIES = ("rollout", "act", "update", "eval")
 
@@ -188,7 +185,8 @@ class Run:
                 self._log()
             if (due_evaluation(self.env_steps) and learning) or last:
                 self.evaluate_steered()
-            if (due_checkpoint(self.env_steps) and learning) or last:
+            # One at once: else a run that dies early loses its first rollouts.
+            if (due_checkpoint(self.env_steps) and learning) or first_call or last:
                 self._checkpoint()
 
     def _explore(self) -> None:
@@ -224,6 +222,7 @@ class Run:
     def _checkpoint(self) -> None:
         """Saves everything that the run needs to go on from here, bit for bit."""
         self.pending = jax.device_get(self.pending)
+        self._refuse_divergence(self.pending)
         notes = {
             "sizes": self.log.sizes(),
             "segments": self.replay_log.write(),
@@ -315,18 +314,24 @@ class Run:
             },
         )
 
-    def _log(self) -> None:
-        """Fetches the interval's metrics, all at once, and writes their means."""
-        fetched, self.pending = jax.device_get(self.pending), []
-        names = fetched[0].keys() if fetched else ()
-        values = {n: float(np.mean([f[n] for f in fetched])) for n in names}
-        broken = [name for name, value in values.items() if not np.isfinite(value)]
+    def _refuse_divergence(self, metrics: list[dict]) -> None:
+        """Raises UserError, before anything is saved, where a value is not finite."""
+        broken = sorted(
+            {name for m in metrics for name, v in m.items() if not np.isfinite(v)}
+        )
         if broken:
             raise UserError(
                 f"training diverged: {', '.join(broken)} not finite at "
                 f"{self.env_steps:,} control steps; the last checkpoint is kept; lower "
                 "learning_rate or guidance.scale"
             )
+
+    def _log(self) -> None:
+        """Fetches the interval's metrics, all at once, and writes their means."""
+        fetched, self.pending = jax.device_get(self.pending), []
+        self._refuse_divergence(fetched)
+        names = fetched[0].keys() if fetched else ()
+        values = {n: float(np.mean([f[n] for f in fetched])) for n in names}
         if self.recent:
             values |= {
                 "train/success_rate": _success(self.recent),

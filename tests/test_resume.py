@@ -128,13 +128,15 @@ def test_a_run_that_breaks_again_with_a_damaged_checkpoint_goes_on_bit_for_bit(
     assert_equal_runs(tmp_path / "run", unbroken)
 
 
-def test_a_damaged_replay_segment_is_named(policy, unbroken, tmp_path):
+def test_a_damaged_replay_segment_is_named(policy, unbroken, tmp_path, caplog):
     folder = shutil.copytree(unbroken, tmp_path / "run")
-    segment = next((folder / "replay").iterdir())
+    segment = folder / "replay" / "0-22.npy"
     segment.write_bytes(segment.read_bytes()[:-4] + b"oops")
-    config = tiny(policy, **CHANGES)
-    with pytest.raises(UserError, match=f"{segment.name} is damaged"):
-        train(config, folder, make_env=ReachEnv, resume=True)
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match="no sound checkpoint"):
+        train(tiny(policy, **CHANGES), folder, make_env=ReachEnv, resume=True)
+    assert "0-22.npy is damaged" in caplog.text
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_a_longer_budget_goes_on_another_task_does_not(unbroken):
@@ -152,7 +154,7 @@ def test_nothing_to_resume(policy, tmp_path):
     config = tiny(policy, **CHANGES)
     with pytest.raises(UserError, match="no run folder"):
         train(config, tmp_path, make_env=ReachEnv, resume=True)
-    with pytest.raises(PowerCutError):
+    with pytest.raises(PowerCutError):  # while the base policy is evaluated
         train(config, tmp_path / "run", make_env=breaking(3))
     with pytest.raises(UserError, match="no sound checkpoint"):
         train(config, tmp_path / "run", make_env=ReachEnv, resume=True)

@@ -16,6 +16,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
 from dynvgd_jax.errors import UserError
+from dynvgd_jax.runs.durable import write_durably
 from dynvgd_jax.runs.lock import FolderLock
 from dynvgd_jax.types import EpisodeResult
 
@@ -74,17 +75,18 @@ class MetricsLog:
             else:
                 self._cut_back(sizes)
             _write_json(self.workdir / CONFIG_FILE, config.to_dict())
-            _write_json(self.workdir / VERSIONS_FILE, versions())
+            if sizes is None:
+                _write_json(self.workdir / VERSIONS_FILE, versions())
         except OSError as error:
             raise UserError(f"cannot write to {self.workdir}: {error.strerror}") from (
                 error
             )
         # tensorboardX's SummaryWriter sends points through a thread, so that its
         # flush() may return before they are written; its event writer does not.
-        # A number keeps a file that was begun in the same second from being replaced.
+        # TensorBoard reads files in the order of their names, which end in the clock.
         number = len(self._event_files())
-        suffix = f".{number}" if number else ""
-        self._writer = EventsWriter(str(self.workdir / "events"), suffix)
+        prefix = f"events.resumed{number:05d}" if number else "events"
+        self._writer = EventsWriter(str(self.workdir / prefix))
         if sizes is None:
             with open(self.workdir / EPISODES_FILE, "w", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerow(EPISODE_COLUMNS)
@@ -96,7 +98,7 @@ class MetricsLog:
         return {path.name: path.stat().st_size for path in files}
 
     def _event_files(self) -> list[Path]:
-        return sorted(self.workdir.glob("events.out.tfevents.*"))
+        return sorted(self.workdir.glob("events.*tfevents.*"))
 
     def _cut_back(self, sizes: dict[str, int]) -> None:
         for path in self._event_files():
@@ -210,7 +212,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 def _write_json(path: Path, content: dict) -> None:
     text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-    path.write_text(text, encoding="utf-8")
+    write_durably(path, text.encode())
 
 
 def _lists_to_tuples(value):

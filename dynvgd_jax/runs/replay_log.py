@@ -2,13 +2,13 @@
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from dynvgd_jax.errors import UserError
+from dynvgd_jax.runs.durable import write_durably
 from dynvgd_jax.types import Transition
 
 
@@ -56,19 +56,28 @@ class ReplayLog:
         """
         columns = 2 * obs_dim + flat_action_dim + 2
         for segment in self.segments:
-            path = self.folder / Path(segment["name"]).name
-            if not path.is_file():
-                raise UserError(f"{path} is missing; the run cannot be resumed")
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != segment["sha256"]:
-                raise UserError(f"{path} is damaged; the run cannot be resumed")
+            content = self._sound_content(segment)
             rows = np.load(io.BytesIO(content), allow_pickle=False)
             if rows.shape != (segment["rows"], columns):
                 raise UserError(
-                    f"{path}: found transitions {rows.shape}, expected "
-                    f"{(segment['rows'], columns)}"
+                    f"{self.folder / segment['name']}: found transitions "
+                    f"{rows.shape}, expected {(segment['rows'], columns)}"
                 )
             yield _from_rows(rows, obs_dim, flat_action_dim)
+
+    def verify(self) -> None:
+        """Raises UserError unless every segment is as it was written."""
+        for segment in self.segments:
+            self._sound_content(segment)
+
+    def _sound_content(self, segment: dict) -> bytes:
+        path = self.folder / Path(segment["name"]).name
+        if not path.is_file():
+            raise UserError(f"{path} is missing")
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != segment["sha256"]:
+            raise UserError(f"{path} is damaged")
+        return content
 
     def _write_segment(self, first: int, rows: np.ndarray) -> dict:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -78,28 +87,6 @@ class ReplayLog:
         write_durably(self.folder / name, buffer.getvalue())
         digest = hashlib.sha256(buffer.getvalue()).hexdigest()
         return {"name": name, "rows": len(rows), "sha256": digest}
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Writes a file that appears complete or not at all, and waits for the disk.
-
-    Raises:
-      OSError: it cannot be written; an older file of that name is unchanged.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _to_rows(batch: Transition) -> np.ndarray:
