@@ -34,8 +34,8 @@ def jobs(monkeypatch):
     ):
         fake = types.ModuleType(module)
 
-        def job(config, workdir, module=module):
-            calls.append((module, config, workdir))
+        def job(config, workdir, module=module, **options):
+            calls.append((module, config, workdir, *options.items()))
 
         setattr(fake, function, job)
         monkeypatch.setitem(sys.modules, module, fake)
@@ -63,6 +63,18 @@ def test_overrides_reach_the_job_in_a_locked_config(outside, jobs):
     assert not workdir.exists()  # the job makes it, once it knows that it can start
     with pytest.raises(AttributeError):
         config.critc = 3
+
+
+def test_resume_goes_to_training_and_may_have_a_folder(outside, jobs, capsys):
+    folder = outside / "begun"
+    folder.mkdir()
+    (folder / "config.json").touch()
+    arguments = [SQUARE, f"--workdir={folder}"]
+    assert "exists and is not empty" in fail(capsys, *arguments)
+    assert launch.main(["launch.py", *arguments, "--resume"]) == 0
+    assert jobs[0][3:] == (("resume", True),)
+    demos = SQUARE.replace("square_ddim8", "square_demos")
+    assert "--resume goes on with training runs" in fail(capsys, demos, "--resume")
 
 
 def test_preset_workdir_and_tuples(outside, jobs):

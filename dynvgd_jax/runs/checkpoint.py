@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dynvgd_jax.errors import UserError
+from dynvgd_jax.runs.durable import sync
 
 PyTree = Any
 MANIFEST = "manifest.json"
@@ -65,9 +66,9 @@ def save_tree(folder: str | Path, tree: PyTree) -> None:
             json.dump(manifest, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        _sync(partial)
+        sync(partial)
         partial.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -144,7 +145,7 @@ def _write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     except (ValueError, RuntimeError) as error:
         raise OSError(errno.EIO, _first_line(error), str(folder)) from error
     for path in (*folder.rglob("*"), folder):
-        _sync(path)
+        sync(path)
 
 
 def _checkpointer() -> ocp.Checkpointer:
@@ -259,12 +260,3 @@ def _like(array: np.ndarray, leaf: Any) -> Any:
     if isinstance(leaf, (np.ndarray, np.generic)):
         return array
     return jnp.asarray(array)
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
