@@ -9,14 +9,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.resume import compare_configs
+from dynvgd_jax.runs import checkpoint
 from dynvgd_jax.runs.metrics import read_config
+from dynvgd_jax.runs.replay_log import ReplayLog
 from dynvgd_jax.train import train
 from tests.reach import ReachEnv
 from tests.test_train import VECTOR_STEP, random_policy, tiny
 
+CAPACITY = 30  # overwritten from vector step 16 on
 CHANGES = {  # several checkpoints, none of them where something is logged
     "checkpoint.every_env_steps": 5 * VECTOR_STEP,
-    "replay.capacity": 30,  # overwritten from vector step 16 on
+    "replay.capacity": CAPACITY,
 }
 
 
@@ -50,30 +53,27 @@ def scalars(folder):
     }
 
 
-def contents(folder, steps):
-    """Shapes and values of everything that a checkpoint holds."""
-    manifests = [
-        json.loads((folder / kind / str(steps) / "manifest.json").read_text())
-        for kind in ("checkpoints", "resume")
-    ]
-    notes = json.loads((folder / "resume" / f"{steps}.json").read_text())["notes"]
-    return [m["leaves"] for m in manifests], json.loads(notes)
+def notes_of(folder, steps):
+    return json.loads(
+        json.loads((folder / "resume" / f"{steps}.json").read_text())["notes"]
+    )
 
 
 def arrays(folder, steps):
-    from dynvgd_jax.runs import checkpoint
-
+    """Everything of fixed size in a checkpoint, and the replay buffer's content."""
     found = {}
     for kind in ("checkpoints", "resume"):
         place = folder / kind / str(steps)
         leaves, _ = checkpoint._read_manifest(place)
         read = checkpoint._read_arrays(place, leaves)
         found |= {f"{kind}/{name}": value for name, value in read.items()}
+    log = ReplayLog(folder / "replay", CAPACITY, notes_of(folder, steps)["segments"])
+    found |= log.read(CAPACITY, 4, 8)._asdict() | {"total": log.total}
     return found
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory):
+def policy(tmp_path_factory, compilation_cache):
     return random_policy(tmp_path_factory.mktemp("policy") / "policy")
 
 
@@ -84,11 +84,6 @@ def unbroken(policy, tmp_path_factory):
     return folder
 
 
-def transitions(folder):
-    segments = contents(folder, 24 * VECTOR_STEP)[1]["segments"]
-    return np.concatenate([np.load(folder / "replay" / s["name"]) for s in segments])
-
-
 def assert_equal_runs(found, expected):
     last = 24 * VECTOR_STEP
     assert scalars(found) == scalars(expected)
@@ -97,9 +92,8 @@ def assert_equal_runs(found, expected):
     assert want.keys() == got.keys() and any("env" in name for name in want)
     for name, value in want.items():
         np.testing.assert_array_equal(got[name], value, err_msg=name)
-    np.testing.assert_array_equal(transitions(found), transitions(expected))
-    notes, other = contents(found, last)[1], contents(expected, last)[1]
-    for name in ("pending", "recent", "summaries"):
+    notes, other = notes_of(found, last), notes_of(expected, last)
+    for name in ("pending", "recent", "summaries", "to_evaluate"):
         assert notes[name] == other[name]
 
 
@@ -130,12 +124,12 @@ def test_a_run_that_breaks_again_with_a_damaged_checkpoint_goes_on_bit_for_bit(
 
 def test_a_damaged_replay_segment_is_named(policy, unbroken, tmp_path, caplog):
     folder = shutil.copytree(unbroken, tmp_path / "run")
-    segment = folder / "replay" / "0-22.npy"
+    segment = folder / "replay" / "22-30.npy"
     segment.write_bytes(segment.read_bytes()[:-4] + b"oops")
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     with pytest.raises(UserError, match="no sound checkpoint"):
         train(tiny(policy, **CHANGES), folder, make_env=ReachEnv, resume=True)
-    assert "0-22.npy is damaged" in caplog.text
+    assert "22-30.npy is damaged" in caplog.text
     assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -153,8 +147,31 @@ def test_a_longer_budget_goes_on_another_task_does_not(unbroken):
 def test_nothing_to_resume(policy, tmp_path):
     config = tiny(policy, **CHANGES)
     with pytest.raises(UserError, match="no run folder"):
+        train(config, tmp_path / "none", make_env=ReachEnv, resume=True)
+    (tmp_path / "eval.csv").write_text("much,else\n" * 10)
+    with pytest.raises(UserError, match=r"holds no config\.json"):
         train(config, tmp_path, make_env=ReachEnv, resume=True)
-    with pytest.raises(PowerCutError):  # while the base policy is evaluated
-        train(config, tmp_path / "run", make_env=breaking(3))
-    with pytest.raises(UserError, match="no sound checkpoint"):
-        train(config, tmp_path / "run", make_env=ReachEnv, resume=True)
+
+
+def test_a_run_broken_in_its_first_evaluation_keeps_what_it_has(
+    policy, unbroken, tmp_path
+):
+    config = tiny(policy, **CHANGES)
+    with pytest.raises(PowerCutError):  # while the base policy is evaluated again
+        train(config, tmp_path / "run", make_env=breaking(8 + 3))
+    assert (tmp_path / "run" / "eval.csv").read_text().count("base/") == 3
+    chunks = 8 + 24 + 2 * 8
+    train(config, tmp_path / "run", make_env=breaking(chunks), resume=True)
+    assert_equal_runs(tmp_path / "run", unbroken)
+
+
+@pytest.mark.parametrize("left", [(), ("config.json",), ("config.json", "policy")])
+def test_a_run_without_any_checkpoint_begins_anew(policy, unbroken, tmp_path, left):
+    """Died while it was setting up its folder."""
+    for name in left:
+        copy = shutil.copytree if (unbroken / name).is_dir() else shutil.copy
+        copy(unbroken / name, tmp_path / name)
+    (tmp_path / "events.out.tfevents.1.x").write_bytes(b"torn")
+    (tmp_path / "eval.csv").write_text("control_st")
+    train(tiny(policy, **CHANGES), tmp_path, make_env=ReachEnv, resume=True)
+    assert_equal_runs(tmp_path, unbroken)

@@ -34,7 +34,8 @@ from dynvgd_jax.envs.normalize import (
 )
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.checkpoint import restore_tree, save_tree
-from dynvgd_jax.runs.folders import new_folder
+from dynvgd_jax.runs.durable import new_folder
+from dynvgd_jax.untrusted import read_json
 
 FORMAT_VERSION = 1
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -206,7 +207,7 @@ def save_policy(folder: str | Path, policy: Policy) -> None:
     """Writes `policy` to `folder`, which appears complete or not at all.
 
     Raises:
-      UserError: `folder` exists already.
+      UserError: `folder` exists already, or cannot be written.
     """
     description = {
         "format_version": FORMAT_VERSION,
@@ -218,11 +219,14 @@ def save_policy(folder: str | Path, policy: Policy) -> None:
     }
     if policy.ft_denoising_steps:
         description[_FT_STEPS] = policy.ft_denoising_steps
-    with new_folder(folder) as partial:
-        save_tree(partial / _WEIGHTS, policy.params)
-        save_normalization(partial / _NORMALIZATION, policy.normalization)
-        text = json.dumps(description, indent=2) + "\n"
-        (partial / _DESCRIPTION).write_text(text, encoding="utf-8")
+    try:
+        with new_folder(folder) as partial:
+            save_tree(partial / _WEIGHTS, policy.params)
+            save_normalization(partial / _NORMALIZATION, policy.normalization)
+            text = json.dumps(description, indent=2) + "\n"
+            (partial / _DESCRIPTION).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write the policy {folder}: {error}") from error
 
 
 def load_policy(source: str | Path) -> Policy:
@@ -291,10 +295,4 @@ def _read_description(path: Path) -> dict[str, Any]:
             f"{path.parent} is no complete policy folder: {_DESCRIPTION} is missing; "
             f"expected {_DESCRIPTION}, {_WEIGHTS}/ and {_NORMALIZATION}"
         )
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); use another policy") from error
-    if not isinstance(description, dict):
-        raise UserError(f"{path} is damaged: no JSON object; use another policy")
-    return description
+    return read_json(path)

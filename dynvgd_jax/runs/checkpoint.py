@@ -1,7 +1,8 @@
 """Saves and restores trees of arrays with Orbax: exactly, or not at all.
 
 A saved folder holds `arrays/` (Orbax, OCDBT) and `manifest.json` with the shape and
-dtype of every leaf and the SHA-256 of every file. Orbax alone may restore a tree whose
+dtype of every leaf and the SHA-256 of every file, itself
+included. Orbax alone may restore a tree whose
 keys differ from the template's without a word, and it does not notice every damage; so
 both are compared here before Orbax reads anything.
 """
@@ -9,8 +10,8 @@ both are compared here before Orbax reads anything.
 import errno
 import hashlib
 import json
-import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dynvgd_jax.errors import UserError
-from dynvgd_jax.runs.durable import sync
+from dynvgd_jax.runs.durable import new_folder
+from dynvgd_jax.untrusted import read_json
 
 PyTree = Any
 MANIFEST = "manifest.json"
 ARRAYS = "arrays"
-KEPT_CHECKPOINTS = 2
 _SHOWN_PATHS = 4
 
 # What Orbax, TensorStore and JSON raise on files that are missing or damaged.
@@ -46,15 +47,8 @@ def save_tree(folder: str | Path, tree: PyTree) -> None:
       UserError: `folder` exists already.
       OSError: the disk is full or read-only; nothing of `folder` is left then.
     """
-    folder = Path(folder).absolute()
-    if folder.exists():
-        raise UserError(f"{folder} exists already; give a folder that does not")
     leaves = {path: np.asarray(leaf) for path, leaf in _flatten(tree).items()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
+    with new_folder(folder) as partial:
         filled = {path: a for path, a in leaves.items() if a.size}
         if filled:  # Orbax refuses zero-size arrays; the manifest alone holds those
             _write_arrays(partial / ARRAYS, filled)
@@ -62,15 +56,9 @@ def save_tree(folder: str | Path, tree: PyTree) -> None:
             "leaves": {path: _describe(array) for path, array in leaves.items()},
             "sha256": _hash_files(partial / ARRAYS),
         }
-        with open(partial / MANIFEST, "w", encoding="utf-8") as file:
-            json.dump(manifest, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        sync(partial)
-        partial.rename(folder)
-        sync(folder.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        manifest["digest"] = _digest(manifest)
+        text = json.dumps(manifest, indent=1)
+        (partial / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def restore_tree(folder: str | Path, template: PyTree) -> PyTree:
@@ -97,7 +85,7 @@ def restore_tree(folder: str | Path, template: PyTree) -> PyTree:
 
 
 class CheckpointStore:
-    """The numbered checkpoints of one run, `folder/<step>/`; keeps the last two."""
+    """The numbered checkpoints of one run, `folder/<step>/`."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).absolute()
@@ -114,10 +102,14 @@ class CheckpointStore:
         return max(self.steps(), default=None)
 
     def save(self, step: int, tree: PyTree) -> None:
-        """Saves `tree` as checkpoint `step`, then deletes all but the last two."""
+        """Saves `tree` as checkpoint `step`; see `save_tree` for errors."""
         save_tree(self.folder / str(step), tree)
-        for old in self.steps()[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(self.folder / str(old))
+
+    def keep(self, steps: Collection[int]) -> None:
+        """Deletes all checkpoints but `steps`."""
+        for step in self.steps():
+            if step not in steps:
+                shutil.rmtree(self.folder / str(step))
 
     def verify(self, step: int) -> None:
         """Raises UserError unless every file of a checkpoint is as it was saved."""
@@ -134,7 +126,7 @@ class CheckpointStore:
 
 
 def _write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes with Orbax and waits for the disk, which Orbax does not.
+    """Writes with Orbax.
 
     Raises:
       OSError: the files cannot be written (TensorStore reports that as ValueError).
@@ -144,8 +136,6 @@ def _write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
             orbax.save(folder, args=ocp.args.PyTreeSave(arrays))
     except (ValueError, RuntimeError) as error:
         raise OSError(errno.EIO, _first_line(error), str(folder)) from error
-    for path in (*folder.rglob("*"), folder):
-        sync(path)
 
 
 def _checkpointer() -> ocp.Checkpointer:
@@ -179,20 +169,29 @@ def _hash_files(folder: Path) -> dict[str, str]:
     return hashes
 
 
+def _digest(manifest: dict) -> str:
+    """Returns the SHA-256 of a manifest without its entry `digest`."""
+    content = {name: value for name, value in manifest.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _read_manifest(folder: Path) -> tuple[dict[str, dict], dict[str, str]]:
     if not folder.is_dir():
         raise UserError(f"no checkpoint at {folder}; give a folder that holds one")
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder} is no complete checkpoint: {MANIFEST} is missing")
+    manifest = read_json(path)
+    # the packaged policies' manifests are older than the digest
+    if manifest.get("digest", _digest(manifest)) != _digest(manifest):
+        raise UserError(f"{path} is damaged; use another checkpoint")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
         leaves = {
             name: {"shape": [int(n) for n in entry["shape"]], "dtype": entry["dtype"]}
             for name, entry in manifest["leaves"].items()
         }
         return leaves, dict(manifest["sha256"])
-    except (*_READ_ERRORS, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is damaged; use another checkpoint") from error
 
 

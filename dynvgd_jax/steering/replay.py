@@ -38,6 +38,16 @@ def init_replay(capacity: int, obs_dim: int, flat_action_dim: int) -> ReplayStat
     )
 
 
+def refill(data: Transition, total: int) -> ReplayState:
+    """Returns the buffer that `total` single `add`s have left with `data`, in slots."""
+    capacity = data.reward.shape[0]
+    return ReplayState(
+        data=Transition(*(jnp.array(part) for part in data)),
+        cursor=jnp.int32(total % capacity),
+        size=jnp.int32(min(total, capacity)),
+    )
+
+
 def add(state: ReplayState, batch: Transition) -> ReplayState:
     """Writes `batch` (leading axis n <= capacity) over the oldest slots."""
     capacity = state.data.reward.shape[0]
