@@ -34,6 +34,7 @@ RUN = [
     "--config.eval.num_envs=4",
 ]
 MOST_GROWTH_MB_PER_MIN = 1.0
+SLACK = 2  # open files or threads
 SAMPLE_EVERY_S = 3.0
 STOP_WITHIN_S = 300.0
 
@@ -98,11 +99,12 @@ def _report(samples: np.ndarray, warmup_s: float) -> bool:
     )
     sound = slope < MOST_GROWTH_MB_PER_MIN
     third = len(late) // 3
-    # Saving opens files and threads for a moment, so medians and not single samples.
+    # Saving opens files and threads for a moment: medians, and a little slack for how
+    # often a sample falls into one.
     for name, column in (("open files", 2), ("threads", 3)):
         first, last = np.median(late[:third, column]), np.median(late[-third:, column])
         print(f"{name}: median {first:g} in the first third, {last:g} in the last")
-        sound &= bool(last <= first)
+        sound &= bool(last <= first + SLACK)
     return sound
 
 

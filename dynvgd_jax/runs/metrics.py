@@ -14,9 +14,9 @@ from importlib import metadata
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import masked_crc32c
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.durable import AppendFile, sync, write_durably
