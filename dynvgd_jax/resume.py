@@ -25,6 +25,7 @@ from dynvgd_jax.runs.metrics import (
     EPISODE_COLUMNS,
     EPISODES_FILE,
     VERSIONS_FILE,
+    check_sizes,
     read_config,
     versions,
 )
@@ -79,10 +80,10 @@ def compare_versions(workdir: Path) -> list[str]:
 
     The bits of a resumed run are promised for equal versions only.
     """
-    path = workdir / VERSIONS_FILE
-    if not path.is_file():
-        return [f"unknown versions: {path} is missing"]
-    old, new = read_json(path), versions()
+    try:
+        old, new = read_json(workdir / VERSIONS_FILE), versions()
+    except UserError as error:
+        return [f"unknown versions: {error}"]
     names = sorted({*old, *new} - {"git_commit"})
     return [
         f"{name}: {old.get(name, 'unknown')} -> {new.get(name, 'unknown')}"
@@ -174,6 +175,7 @@ class ResumeStore:
         self._checkpoints.verify(env_steps)
         self._arrays.verify(env_steps)
         notes = self._read_notes(env_steps)
+        check_sizes(self._workdir, notes["sizes"])
         # capacity: nothing is written here
         ReplayLog(self._workdir / REPLAY, 1, notes["segments"]).verify()
         return Saved(env_steps, notes)

@@ -149,20 +149,10 @@ def test_a_policy_of_other_sizes_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_divergence_stops_the_run_with_a_diagnosis(tmp_path):
-    policy = random_policy(tmp_path / "policy")
-
-    class Broken(ReachEnv):
-        def step(self, indices, actions):
-            result = super().step(indices, actions)
-            return result._replace(reward=result.reward * np.float32(np.nan))
-
-    with pytest.raises(UserError, match="train/critic_loss"):
-        train(tiny(policy), tmp_path / "run", make_env=Broken)
-
-
 def test_method_base_only_evaluates(tmp_path):
     policy = random_policy(tmp_path / "policy")
     summaries = train(tiny(policy, method="base"), tmp_path / "run", make_env=ReachEnv)
     assert [s.policy for s in summaries] == ["base/tanh_randn", "base/randn"]
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    # it can be resumed and loaded, though nothing has learned
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["0"]
+    assert load_agent(tmp_path / "run").env_steps == 0

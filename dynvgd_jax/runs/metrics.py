@@ -128,10 +128,7 @@ class MetricsLog:
             if path.name not in sizes:
                 path.unlink(missing_ok=True)
         for name, size in sizes.items():
-            path = self.workdir / Path(name).name
-            if not path.is_file() or path.stat().st_size < size:
-                raise UserError(f"{path} is missing or shorter than at the checkpoint")
-            os.truncate(path, size)
+            os.truncate(self.workdir / Path(name).name, size)
 
     def _refuse_a_run(self) -> None:
         if (self.workdir / CONFIG_FILE).exists():
@@ -179,6 +176,14 @@ class MetricsLog:
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+
+def check_sizes(workdir: Path, sizes: Mapping[str, int]) -> None:
+    """Raises UserError where a file lacks some of what `MetricsLog.sizes` returned."""
+    for name, size in sizes.items():
+        path = workdir / Path(name).name
+        if not path.is_file() or path.stat().st_size < size:
+            raise UserError(f"{path} is missing or shorter than at the checkpoint")
 
 
 def read_config(workdir: str | Path) -> ConfigDict:
