@@ -11,10 +11,10 @@ from dynvgd_jax.runs.signals import StopSignals
 from dynvgd_jax.train import train
 from tests import command
 from tests.reach import ReachEnv
-from tests.test_resume import CHANGES, assert_equal_runs
-from tests.test_resume import policy as policy
-from tests.test_resume import unbroken as unbroken
-from tests.test_train import VECTOR_STEP, tiny
+from tests.same_run import assert_equal_runs
+from tests.test_train import VECTOR_STEP
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 # The run asks once a chunk of an evaluation (8) and once a vector step (24). Where each
 # stop falls: the second evaluation of the base policy, the first rollouts, the first
@@ -25,37 +25,39 @@ EPISODES = (3, 6, 6, 9, 9)  # evaluations of 3 that are kept by then
 
 
 def test_a_run_stopped_everywhere_equals_one_that_was_not(
-    policy, unbroken, tmp_path, capsys
+    toy_config, finished_run, tmp_path, capsys
 ):
-    config, folder = tiny(policy, **CHANGES), tmp_path / "run"
+    folder = tmp_path / "run"
     for number, asks in enumerate(ASKS):
         count = itertools.count(1)
         options = dict(resume=number > 0, stop=lambda: next(count) >= asks)  # noqa: B023
-        train(config, folder, make_env=ReachEnv, **options)
+        train(toy_config, folder, make_env=ReachEnv, **options)
         steps = STOPPED_AT[number] * VECTOR_STEP
         line = f"stopped at {steps:,} control steps, everything is saved"
         assert line in capsys.readouterr().err
         assert (folder / "checkpoints" / str(steps)).is_dir()
         rows = (folder / "eval.csv").read_text().count("\n") - 1
         assert rows == EPISODES[number]
-    train(config, folder, make_env=ReachEnv, resume=True)
-    assert_equal_runs(folder, unbroken)
+    train(toy_config, folder, make_env=ReachEnv, resume=True)
+    assert_equal_runs(folder, finished_run)
 
 
 def test_sigterm_ends_the_command_with_code_0_and_resume_goes_on(
-    policy, unbroken, tmp_path
+    toy_config, cache_folder, finished_run, tmp_path
 ):
-    config = tiny(policy, **CHANGES)
-    arguments = [command.BASE, *command.flags(config), f"--workdir={tmp_path / 'run'}"]
-    cache = tmp_path / "cache"
-    code, _, errors = command.run(arguments, cache, SIGNAL_AT=120)
+    arguments = [
+        command.BASE,
+        *command.flags(toy_config),
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    code, _, errors = command.run(arguments, cache_folder, SIGNAL_AT=120)
     assert code == 0, errors
     assert "SIGTERM: stopping after this step" in errors
     assert "the same command with --resume goes on" in errors
-    code, output, errors = command.run([*arguments, "--resume"], cache)
+    code, output, errors = command.run([*arguments, "--resume"], cache_folder)
     assert code == 0 and "Success with 95 % intervals" in output, errors
     text = (tmp_path / "run" / "eval.csv").read_text()
-    assert text == (unbroken / "eval.csv").read_text()
+    assert text == (finished_run / "eval.csv").read_text()
 
 
 SLEEPER = """

@@ -57,6 +57,14 @@ def tiny(policy, **changes):
     return config.lock()
 
 
+# Several checkpoints, none of them where something is logged; the buffer's first
+# transitions are overwritten from vector step 16 on.
+MANY_CHECKPOINTS = {
+    "checkpoint.every_env_steps": 5 * VECTOR_STEP,
+    "replay.capacity": 30,
+}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")

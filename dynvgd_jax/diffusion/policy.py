@@ -40,6 +40,8 @@ from dynvgd_jax.untrusted import read_json
 FORMAT_VERSION = 1
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUILTIN_PREFIX = "builtin:"
+# Far above any policy; what a damaged or hostile file may ask for.
+MAX_SIZE, MAX_LAYERS, MAX_TRAIN_TIMESTEPS = 65536, 100, 100_000
 _DESCRIPTION = "policy.json"
 _WEIGHTS = "weights"
 _NORMALIZATION = "normalization.npz"
@@ -245,13 +247,18 @@ def load_policy(source: str | Path) -> Policy:
                 f"{description['format_version']!r}, expected {FORMAT_VERSION}; "
                 "convert or train the policy again with this version"
             )
-        network = DiffusionMLP(**description["network"])
-        schedule = cosine_schedule(int(description["num_train_timesteps"]))
+        network = _build_network(description["network"])
+        num_train = description["num_train_timesteps"]
+        if type(num_train) is not int or num_train > MAX_TRAIN_TIMESTEPS:
+            raise ValueError(f"num_train_timesteps {num_train!r}")
+        schedule = cosine_schedule(num_train)
         task = str(description["task"])
         metadata = dict(description["metadata"])
         ft_steps = int(description.get(_FT_STEPS, 0))  # only fine-tuned ones have it
+        if not 0 <= ft_steps <= num_train:
+            raise ValueError(f"{_FT_STEPS} {ft_steps}")
         template = _param_template(network, ft_steps)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{folder / _DESCRIPTION} does not describe a policy ({error!r}); "
             "convert or train the policy again"
@@ -267,6 +274,20 @@ def load_policy(source: str | Path) -> Policy:
         )
     parts = (network, params, schedule, normalization, task, metadata, ft_steps)
     return Policy(*parts)
+
+
+def _build_network(fields: dict[str, Any]) -> DiffusionMLP:
+    """Returns the module of a description; sizes are checked before any memory is."""
+    network = DiffusionMLP(**{name: fields[name] for name in _NETWORK_FIELDS})
+    sizes = (network.obs_dim, network.action_dim, network.chunk_len, network.time_dim)
+    sizes += network.hidden_dims + network.cond_dims
+    if not all(type(size) is int and 1 <= size <= MAX_SIZE for size in sizes):
+        raise ValueError(f"sizes {sizes}, expected numbers from 1 to {MAX_SIZE}")
+    if len(sizes) > MAX_LAYERS:
+        raise ValueError(f"{len(sizes)} sizes, expected at most {MAX_LAYERS}")
+    if type(network.residual) is not bool or type(network.layer_norm) is not bool:
+        raise ValueError("residual and layer_norm, expected true or false")
+    return network
 
 
 def _locate(source: str) -> Path:
