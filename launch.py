@@ -16,6 +16,7 @@ SIGTERM or SIGINT (Ctrl-C) lets a training run save a checkpoint and end with ex
 code 2.
 """
 
+import errno
 import importlib.util
 import logging
 import os
@@ -34,6 +35,8 @@ from dynvgd_jax import config_check
 from dynvgd_jax.errors import StuckError, UserError
 from dynvgd_jax.runs.signals import StopSignals
 
+# What a disk may answer at any time; other OSErrors are bugs and keep their traceback.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(?:=.*)?", re.DOTALL)
 
@@ -48,6 +51,11 @@ def main(argv: list[str]) -> int:
         run_job(config, workdir, resume)
     except UserError as error:
         print(f"launch.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(f"launch.py: {error}", file=sys.stderr)
         return 2
     except StuckError as error:
         print(f"launch.py: {error}", file=sys.stderr, flush=True)

@@ -29,8 +29,8 @@ from dynvgd_jax.resume import (
 )
 from dynvgd_jax.rollout import ActFn, Collector
 from dynvgd_jax.runs.clocks import Clocks, Due
-from dynvgd_jax.runs.lock import FolderLock
-from dynvgd_jax.runs.metrics import MetricsLog
+from dynvgd_jax.runs.lock import LOCK_FILE, FolderLock
+from dynvgd_jax.runs.metrics import CONFIG_FILE, MetricsLog
 from dynvgd_jax.runs.replay_log import ReplayLog
 from dynvgd_jax.runs.report import Progress, Summary, print_results, summarise
 from dynvgd_jax.steering import replay as replay_lib
@@ -500,6 +500,9 @@ def _lock_run(workdir: Path) -> FolderLock:
     """Locks the folder of a run that goes on."""
     if not workdir.is_dir():
         raise UserError(f"{workdir} is no run folder: there is no such folder")
+    names = {path.name for path in workdir.iterdir()}
+    if names and not names & {CONFIG_FILE, LOCK_FILE}:
+        raise UserError(f"{workdir} is no run folder: it holds no {CONFIG_FILE}")
     try:
         return FolderLock(workdir)
     except OSError as error:
