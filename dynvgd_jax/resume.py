@@ -30,7 +30,7 @@ from dynvgd_jax.runs.metrics import (
     versions,
 )
 from dynvgd_jax.runs.replay_log import ReplayLog
-from dynvgd_jax.untrusted import read_json
+from dynvgd_jax.untrusted import load_json
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def compare_versions(workdir: Path) -> list[str]:
     The bits of a resumed run are promised for equal versions only.
     """
     try:
-        old, new = read_json(workdir / VERSIONS_FILE), versions()
+        old, new = load_json(workdir / VERSIONS_FILE), versions()
     except UserError as error:
         return [f"unknown versions: {error}"]
     names = sorted({*old, *new} - {"git_commit"})
@@ -212,7 +212,7 @@ class ResumeStore:
 
     def _read_notes(self, env_steps: int) -> dict[str, Any]:
         path = self._notes_path(env_steps)
-        content = read_json(path, MAX_NOTES_BYTES)
+        content = load_json(path, MAX_NOTES_BYTES)
         try:
             text = content["notes"]
             if hashlib.sha256(text.encode()).hexdigest() != content["sha256"]:

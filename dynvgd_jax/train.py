@@ -353,8 +353,7 @@ class Run:
             flat_dim = self.policy.chunk_len * self.policy.action_dim
             capacity = len(self.replay.data.reward)
             data = self.replay_log.read(capacity, self.policy.obs_dim, flat_dim)
-            del self.replay  # else there are three of them for a moment
-            self.replay = replay_lib.refill(data, self.replay_log.total)
+            self.replay = replay_lib.refill(self.replay, data, self.replay_log.total)
         for env_steps, values in saved.notes["pending"]:
             values = {k: np.float32(v) for k, v in values.items()}
             self.pending.append((env_steps, values))

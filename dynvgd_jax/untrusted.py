@@ -78,7 +78,7 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         return np.frombuffer(content, dtype).reshape(shape, order=order)
 
 
-def read_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+def load_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Returns the JSON object in a file of at most `max_bytes`.
 
     Raises:

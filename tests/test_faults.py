@@ -67,7 +67,13 @@ class SmallDisk:
         self.ballast.unlink()
 
 
-@pytest.fixture(params=["ENOSPC", "EROFS", "tmpfs"])
+@pytest.fixture(
+    params=[
+        "ENOSPC",
+        pytest.param("EROFS", marks=pytest.mark.slow),
+        pytest.param("tmpfs", marks=pytest.mark.slow),
+    ]
+)
 def disk(request, tmp_path, monkeypatch):
     """(folder on a disk, that disk): injected errors, and a real full file system."""
     if request.param != "tmpfs":
@@ -281,6 +287,7 @@ def test_nan_in_a_critic_stops_the_run_before_it_is_saved(
     assert_equal_runs(tmp_path / "run", finished_run)
 
 
+@pytest.mark.slow
 def test_nan_in_a_critic_is_diagnosed_at_the_next_decision(
     toy_config, finished_run, tmp_path, monkeypatch
 ):
@@ -309,9 +316,8 @@ def test_a_loss_that_overflows_is_diagnosed(toy_policy, tmp_path):
     assert "the last checkpoint is kept" in text and "\n" not in text
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_from_an_environment_is_named_and_never_stored(
-    toy_config, finished_run, tmp_path, value
+    toy_config, finished_run, tmp_path
 ):
     broken_at = BASE_CHUNKS + 8 + 22
     steps = 0
@@ -322,7 +328,7 @@ def test_nan_from_an_environment_is_named_and_never_stored(
             steps += 1
             result = super().step(indices, actions)
             if steps == broken_at:
-                result.obs[1, 2] = value
+                result.obs[1, 2] = np.nan
             return result
 
     words = r"environment 1 returned .* not finite \(episode seed \d+, chunk 5\)"
@@ -338,6 +344,7 @@ def test_a_second_process_cannot_resume_it(toy_config, finished_run, tmp_path):
         train(toy_config, folder, make_env=ReachEnv, resume=True)
 
 
+@pytest.mark.slow
 def test_a_clock_that_goes_backwards_changes_nothing(
     toy_config, finished_run, tmp_path, monkeypatch
 ):

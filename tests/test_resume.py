@@ -81,7 +81,9 @@ def test_a_run_broken_in_its_first_evaluation_keeps_what_it_has(
     assert_equal_runs(tmp_path / "run", finished_run)
 
 
-@pytest.mark.parametrize("left", [(), ("config.json",), ("config.json", "policy")])
+@pytest.mark.parametrize(
+    "left", [("config.json", "policy"), pytest.param((), marks=pytest.mark.slow)]
+)
 def test_a_run_without_any_checkpoint_begins_anew(
     toy_config, finished_run, tmp_path, left
 ):

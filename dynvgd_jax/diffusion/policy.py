@@ -35,7 +35,7 @@ from dynvgd_jax.envs.normalize import (
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.checkpoint import restore_tree, save_tree
 from dynvgd_jax.runs.durable import new_folder
-from dynvgd_jax.untrusted import read_json
+from dynvgd_jax.untrusted import load_json
 
 FORMAT_VERSION = 1
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -327,4 +327,4 @@ def _read_description(path: Path) -> dict[str, Any]:
             f"{path.parent} is no complete policy folder: {_DESCRIPTION} is missing; "
             f"expected {_DESCRIPTION}, {_WEIGHTS}/ and {_NORMALIZATION}"
         )
-    return read_json(path)
+    return load_json(path)

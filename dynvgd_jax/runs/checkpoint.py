@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.durable import new_folder
-from dynvgd_jax.untrusted import read_json
+from dynvgd_jax.untrusted import load_json
 
 PyTree = Any
 MANIFEST = "manifest.json"
@@ -181,7 +181,7 @@ def _read_manifest(folder: Path) -> tuple[dict[str, dict], dict[str, str]]:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder} is no complete checkpoint: {MANIFEST} is missing")
-    manifest = read_json(path)
+    manifest = load_json(path)
     # the packaged policies' manifests are older than the digest
     if manifest.get("digest", _digest(manifest)) != _digest(manifest):
         raise UserError(f"{path} is damaged; use another checkpoint")

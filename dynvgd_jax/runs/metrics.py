@@ -22,7 +22,7 @@ from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.durable import AppendFile, sync, write_durably
 from dynvgd_jax.runs.lock import FolderLock
 from dynvgd_jax.types import EpisodeResult
-from dynvgd_jax.untrusted import read_json
+from dynvgd_jax.untrusted import load_json
 
 CONFIG_FILE = "config.json"
 VERSIONS_FILE = "versions.json"
@@ -196,7 +196,7 @@ def read_config(workdir: str | Path) -> ConfigDict:
     if not path.is_file():
         raise UserError(f"{workdir} is no run folder: it holds no {CONFIG_FILE}")
     try:
-        config = ConfigDict(_lists_to_tuples(read_json(path)))
+        config = ConfigDict(_lists_to_tuples(load_json(path)))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     return config.lock()

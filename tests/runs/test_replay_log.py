@@ -39,7 +39,8 @@ def test_read_equals_the_buffer(tmp_path, capacity, checkpoints):
     log, ring = record(tmp_path, capacity, checkpoints, vector_steps=11)
     again = ReplayLog(tmp_path, capacity, log.segments)
     assert again.total == 11 * ROWS
-    restored = replay.refill(again.read(capacity, OBS, ACTION), again.total)
+    empty = replay.init_replay(capacity, OBS, ACTION)
+    restored = replay.refill(empty, again.read(capacity, OBS, ACTION), again.total)
     for found, expected in zip(restored.data, ring.data, strict=True):
         np.testing.assert_array_equal(found, expected)
     assert (restored.cursor, restored.size) == (ring.cursor, ring.size)
