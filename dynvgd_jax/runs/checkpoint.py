@@ -10,6 +10,7 @@ both are compared here before Orbax reads anything.
 import errno
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -27,6 +28,7 @@ from dynvgd_jax.untrusted import load_json
 PyTree = Any
 MANIFEST = "manifest.json"
 ARRAYS = "arrays"
+MAX_TREE_BYTES = 64 * 2**30  # the largest of ours take some 100 MB
 _SHOWN_PATHS = 4
 
 # What Orbax, TensorStore and JSON raise on files that are missing or damaged.
@@ -79,6 +81,11 @@ def restore_tree(folder: str | Path, template: PyTree) -> PyTree:
     wanted = _flatten(template)
     _compare(folder, found, {path: _describe(leaf) for path, leaf in wanted.items()})
     _check_files(folder, hashes)
+    size = sum(
+        math.prod(e["shape"]) * jnp.dtype(e["dtype"]).itemsize for e in found.values()
+    )
+    if size > MAX_TREE_BYTES:
+        raise UserError(f"{folder} declares {size:,} bytes; refused as too large")
     arrays = _read_arrays(folder, found)
     leaves = [_like(arrays[path], leaf) for path, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
@@ -236,8 +243,9 @@ def _read_arrays(folder: Path, leaves: dict[str, dict]) -> dict[str, np.ndarray]
     if any(0 not in entry["shape"] for entry in leaves.values()):
         try:
             with _checkpointer() as orbax:
+                _check_stored(orbax.metadata(folder / ARRAYS), leaves)
                 arrays = orbax.restore(folder / ARRAYS)
-        except _READ_ERRORS as error:
+        except (*_READ_ERRORS, AttributeError) as error:
             raise UserError(
                 f"{folder / ARRAYS} cannot be read ({_first_line(error)}); "
                 "use another checkpoint"
@@ -247,6 +255,23 @@ def _read_arrays(folder: Path, leaves: dict[str, dict]) -> dict[str, np.ndarray]
             arrays[path] = np.zeros(entry["shape"], entry["dtype"])
     _compare(folder, {path: _describe(a) for path, a in arrays.items()}, leaves)
     return arrays
+
+
+def _check_stored(metadata: Any, leaves: dict[str, dict]) -> None:
+    """Raises ValueError where the arrays are others than declared, before any is read.
+
+    A hostile file could otherwise have more memory reserved than the manifest says.
+    """
+    stored = metadata.item_metadata.tree
+    found = {path: _describe(array) for path, array in stored.items()}
+    declared = {path: e for path, e in leaves.items() if 0 not in e["shape"]}
+    if found != declared:
+        raise ValueError("the arrays are not those of the manifest")
+    for array in stored.values():
+        if any(
+            n > max(size, 1) for n, size in zip(array.storage.chunk_shape, array.shape)
+        ):
+            raise ValueError("an array is stored in pieces larger than itself")
 
 
 def _first_line(error: BaseException) -> str:
