@@ -1,11 +1,14 @@
 """Reads files from outside as if they were hostile: no pickle, sizes checked first."""
 
+import hashlib
+import json
 import math
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +16,8 @@ from dynvgd_jax.errors import UserError
 
 # Our demonstration files take some 10 MB.
 MAX_NPZ_BYTES = 4 * 2**30
+# Ours have some 10 KB.
+MAX_JSON_BYTES = 16 * 2**20
 
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -53,6 +58,30 @@ def load_npz(
         raise UserError(
             f"{path} cannot be read: not a readable npz file ({error}); write it again"
         ) from error
+
+
+def load_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Returns the object that a JSON file holds.
+
+    Raises:
+      UserError: no readable JSON object, or larger than `max_bytes`.
+    """
+    try:
+        size = Path(path).stat().st_size
+        if size > max_bytes:
+            raise ValueError(f"{size:,} bytes, expected at most {max_bytes:,}")
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"{type(content).__name__}, expected an object")
+    except (OSError, RecursionError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); use another one") from error
+    return content
+
+
+def sha256(path: str | Path) -> str:
+    """Returns the file's SHA-256 in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

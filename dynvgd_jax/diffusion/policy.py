@@ -35,6 +35,7 @@ from dynvgd_jax.envs.normalize import (
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.checkpoint import restore_tree, save_tree
 from dynvgd_jax.runs.folders import new_folder
+from dynvgd_jax.untrusted import load_json
 
 FORMAT_VERSION = 1
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -291,10 +292,4 @@ def _read_description(path: Path) -> dict[str, Any]:
             f"{path.parent} is no complete policy folder: {_DESCRIPTION} is missing; "
             f"expected {_DESCRIPTION}, {_WEIGHTS}/ and {_NORMALIZATION}"
         )
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); use another policy") from error
-    if not isinstance(description, dict):
-        raise UserError(f"{path} is damaged: no JSON object; use another policy")
-    return description
+    return load_json(path)

@@ -7,7 +7,6 @@ both are compared here before Orbax reads anything.
 """
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ import orbax.checkpoint as ocp
 
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.durable import sync
+from dynvgd_jax.untrusted import load_json, sha256
 
 PyTree = Any
 MANIFEST = "manifest.json"
@@ -173,9 +173,7 @@ def _hash_files(folder: Path) -> dict[str, str]:
     hashes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            hashes[path.relative_to(folder).as_posix()] = digest
+            hashes[path.relative_to(folder).as_posix()] = sha256(path)
     return hashes
 
 
@@ -185,8 +183,8 @@ def _read_manifest(folder: Path) -> tuple[dict[str, dict], dict[str, str]]:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder} is no complete checkpoint: {MANIFEST} is missing")
+    manifest = load_json(path)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
         leaves = {
             name: {"shape": [int(n) for n in entry["shape"]], "dtype": entry["dtype"]}
             for name, entry in manifest["leaves"].items()

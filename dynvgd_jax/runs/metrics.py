@@ -19,6 +19,7 @@ from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.durable import write_durably
 from dynvgd_jax.runs.lock import FolderLock
 from dynvgd_jax.types import EpisodeResult
+from dynvgd_jax.untrusted import load_json
 
 CONFIG_FILE = "config.json"
 VERSIONS_FILE = "versions.json"
@@ -74,7 +75,7 @@ class MetricsLog:
                 self._refuse_a_run()  # one may have begun and ended in between
             else:
                 self._cut_back(sizes)
-            _write_json(self.workdir / CONFIG_FILE, config.to_dict())
+            write_config(self.workdir, config)
             if sizes is None:
                 _write_json(self.workdir / VERSIONS_FILE, versions())
         except OSError as error:
@@ -161,6 +162,11 @@ class MetricsLog:
         self.close()
 
 
+def write_config(workdir: str | Path, config: ConfigDict) -> None:
+    """Writes what `read_config` reads."""
+    _write_json(Path(workdir) / CONFIG_FILE, config.to_dict())
+
+
 def read_config(workdir: str | Path) -> ConfigDict:
     """Returns the locked configuration of the run in `workdir`.
 
@@ -171,7 +177,7 @@ def read_config(workdir: str | Path) -> ConfigDict:
     if not path.is_file():
         raise UserError(f"{workdir} is no run folder: it holds no {CONFIG_FILE}")
     try:
-        config = ConfigDict(_lists_to_tuples(json.loads(path.read_text("utf-8"))))
+        config = ConfigDict(_lists_to_tuples(load_json(path)))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     return config.lock()
