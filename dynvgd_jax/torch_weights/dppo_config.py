@@ -13,6 +13,7 @@ from dynvgd_jax.errors import UserError
 MAX_BYTES = 64 * 2**10  # published ones have some 4 KB
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _MAX_REFERENCES = 8
+_MAX_DEPTH = 32
 # What PyYAML raises on bad text; on tags such as !!int with a wrong value it lets
 # Python's own errors through.
 _READ_ERRORS = (
@@ -142,9 +143,7 @@ def _load_yaml(path: Path) -> dict:
                 f"{path} has {size:,} bytes, expected at most {MAX_BYTES:,}"
             )
         text = path.read_bytes()
-        # Nested aliases could multiply a small file beyond any memory.
-        if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text)):
-            raise UserError(f"{path} uses aliases, which DPPO's do not; write them out")
+        _refuse_bombs(path, text)
         tree = yaml.safe_load(text)
     except _READ_ERRORS as error:
         reason = " ".join(str(error).split())[:160]
@@ -152,6 +151,23 @@ def _load_yaml(path: Path) -> dict:
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds {type(tree).__name__}, expected DPPO's fields")
     return tree
+
+
+def _refuse_bombs(path: Path, text: bytes) -> None:
+    """Raises UserError on what makes a small file cost much memory or time.
+
+    Aliases multiply; PyYAML's time grows with the square of the depth.
+    """
+    depth = 0
+    for event in yaml.parse(text):
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError(f"{path} uses aliases, which DPPO's do not; write them out")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _MAX_DEPTH:
+            raise UserError(f"{path} is nested deeper than {_MAX_DEPTH} levels")
 
 
 def _lookup(tree: dict, name: str) -> Any:

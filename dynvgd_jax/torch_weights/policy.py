@@ -1,5 +1,6 @@
 """Converts a DPPO policy, and proves that the written one is the same."""
 
+import functools
 import importlib.metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -134,11 +135,16 @@ def largest_difference(policy: Policy, checkpoint: Checkpoint) -> float:
         inputs = (torch.from_numpy(a) for a in (x_t, t, obs))
         expected = predict_noise(tensors, policy.network.activation, *inputs).numpy()
         with jax.default_matmul_precision("highest"):
-            eps_fn = jax.jit(make_eps_fn(policy.network, params))
-            found = np.asarray(eps_fn(x_t, jnp.asarray(t, jnp.int32), obs))
+            steps = jnp.asarray(t, jnp.int32)
+            found = np.asarray(_predict(policy.network, params, x_t, steps, obs))
         # maximum, unlike max, lets NaN through: it is then above the bound.
         worst = float(np.maximum(worst, np.abs(found - expected).max()))
     return worst
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _predict(network, params, x_t, t, obs):
+    return make_eps_fn(network, params)(x_t, t, obs)
 
 
 def _build(checkpoint, task, norm_path, num_train, activation, ft_steps) -> Policy:

@@ -1,5 +1,6 @@
 """Turns a save's critics into a run folder, and back; proves that they are the same."""
 
+import functools
 import importlib.metadata
 import io
 import json
@@ -105,9 +106,8 @@ def largest_difference(agent: Agent, saved: SavedCritics) -> float:
         ]
         expected = np.stack(members)
         with jax.default_matmul_precision("highest"):
-            found = np.asarray(
-                jax.jit(saved.ensemble.apply)(params, x[:, :split], x[:, split:])
-            )
+            inputs = (x[:, :split], x[:, split:])
+            found = np.asarray(_values(saved.ensemble, params, *inputs))
         # maximum, unlike max, lets NaN through: it is then above the bound.
         share = np.abs(found - expected) / (1 + np.abs(expected))
         worst = float(np.maximum(worst, share.max()))
@@ -119,6 +119,11 @@ def largest_difference(agent: Agent, saved: SavedCritics) -> float:
         if any(not np.array_equal(back[key], arrays[key]) for key in arrays):
             return float("inf")
     return worst
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _values(ensemble, params, obs, action):
+    return ensemble.apply(params, obs, action)
 
 
 def write_critics(folder: str | Path, output: str | Path) -> None:
