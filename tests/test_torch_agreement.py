@@ -49,6 +49,15 @@ CASES = (
     ("square", 8, "linear", "mean", "vgd", True, "residual"),
     ("can", 4, "cosine", "mean", "vgd", False, "residual"),
 )
+QUICK = CASES[:4]  # every choice once; the others of the pairs run with the slow tests
+PARAMETERS = [
+    pytest.param(
+        row,
+        id="-".join(map(str, row)),
+        marks=() if row in QUICK else pytest.mark.slow,
+    )
+    for row in CASES
+]
 NUM, WIDTH, DEPTH = 4, 64, 3
 UTD, BATCH, ROWS, TD_ERROR, FT_STEPS = 3, 16, 6, 7.0, 2
 KEY = 11
@@ -59,6 +68,8 @@ def test_the_cases_cover_every_pair_of_choices_and_every_layout():
     for i, j in itertools.combinations(columns, 2):
         found = {(row[i], row[j]) for row in CASES}
         assert found == set(itertools.product(CHOICES[i], CHOICES[j])), (i, j)
+    for i in columns:
+        assert {row[i] for row in QUICK} == set(CHOICES[i]), i
     assert {row[-1] for row in CASES} == set(LAYOUTS)
 
 
@@ -74,6 +85,11 @@ def configure(row):
     config.critic.num, config.critic.width, config.critic.depth = NUM, WIDTH, DEPTH
     config.utd, config.batch_size = UTD, BATCH
     return config
+
+
+def tolerance(row):
+    """Of actions. With LayerNorm torch's own float32 is 2.3e-6 from its float64."""
+    return 4e-6 if "norm" in row[-1] else 2e-6
 
 
 def arrays(module):
@@ -176,7 +192,7 @@ def make_case(row):
     )
 
 
-@pytest.mark.parametrize("row", CASES, ids=lambda row: "-".join(map(str, row)))
+@pytest.mark.parametrize("row", PARAMETERS)
 def test_guided_decode_and_three_td_steps_agree_with_torch(row):
     case = make_case(row)
     options = TdConfig(
@@ -203,7 +219,7 @@ def test_guided_decode_and_three_td_steps_agree_with_torch(row):
         batch, noise = draw(case.sizes, i, BATCH)
         chunk, learner, metrics = program(learner, case.policy.params, batch, noise)
         expected = case.reference_decode(noise, batch.next_obs)
-        np.testing.assert_allclose(chunk, expected, rtol=0, atol=2e-6)
+        np.testing.assert_allclose(chunk, expected, rtol=0, atol=tolerance(row))
         x, obs = double(noise, batch.next_obs)
         unguided = ref.decode(case.net, x, obs, case.table)
         assert np.abs(expected - unguided).max() > 1e-3  # guidance is felt
@@ -222,7 +238,7 @@ def test_act_and_a_whole_training_call_agree_with_torch(row):
     batch, noise = draw(sizes, 0, ROWS)
     found, _ = jax.jit(case.method.act)(learner, params, batch.obs, noise, 0)
     expected = case.reference_decode(noise, batch.obs)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance(row))
 
     store = replay_lib.init_replay(64, sizes.obs, sizes.chunk * sizes.act)
     store = replay_lib.add(store, draw(sizes, 1, 60)[0])

@@ -1,7 +1,9 @@
 """VGD saves: critics and moments come over, go on learning here, and come back."""
 
+import dataclasses
 import io
 import json
+import shutil
 import zipfile
 
 import jax
@@ -11,13 +13,15 @@ import torch
 
 import convert_torch_ckpt
 from configs import can_ddim8
-from dynvgd_jax import load_agent, load_policy
-from dynvgd_jax.diffusion.policy import BASE, Policy, save_policy
+from dynvgd_jax import load_agent
+from dynvgd_jax.diffusion.policy import BASE
 from dynvgd_jax.envs.normalize import Normalization, save_normalization
 from dynvgd_jax.errors import UserError
+from dynvgd_jax.rollout import TRAIN_STREAM, episode_seed
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.steering import td
-from dynvgd_jax.train import train
+from dynvgd_jax.steering.vgd import start_noise
+from dynvgd_jax.train import ACT_KEY, train
 from dynvgd_jax.types import Transition
 from tests import torch_reference as ref
 from tests.reach import ReachEnv
@@ -199,44 +203,67 @@ def test_without_moments_and_another_learning_rate_a_note_says_so(
     assert "0.0005, the configuration says 0.001" in capsys.readouterr().err
 
 
+def continuing(policy, folder, **changes):
+    """The configuration of a run that starts from converted critics."""
+    sizes = {"critic.num": NUM, "critic.width": WIDTH, "critic.depth": DEPTH}
+    once = {"eval.episodes": 2, "eval.num_envs": 2, "eval.noises": ("tanh_randn",)}
+    return tiny(
+        policy,
+        **sizes,
+        **once,
+        **{
+            "initial_critics": str(folder),
+            "first_rollout_env_steps": 2 * VECTOR_STEP,
+            "total_env_steps": 5 * VECTOR_STEP,
+            "eval.every_env_steps": 100 * VECTOR_STEP,
+            "learning_rate": 0.0,  # the critics stay what they were
+            **changes,
+        },
+    )
+
+
 def test_a_run_starts_from_converted_critics_and_a_fine_tuned_policy(
     policy, converted, tmp_path
 ):
-    changes = {
-        "initial_critics": str(converted[0] / "run"),
-        "critic.num": NUM,
-        "critic.width": WIDTH,
-        "critic.depth": DEPTH,
-        "first_rollout_env_steps": 2 * VECTOR_STEP,
-        "total_env_steps": 5 * VECTOR_STEP,
-        "learning_rate": 0.0,  # the critics stay what they were
-        "eval.episodes": 2,
-        "eval.num_envs": 2,
-        "eval.noises": ("tanh_randn",),
-    }
-    config = tiny(policy, **changes)
+    config = continuing(policy, converted[0] / "run")
     train(config, tmp_path / "run", make_env=CanSizedEnv)
     agent, before = load_agent(tmp_path / "run"), load_agent(converted[0] / "run")
     assert int(agent.learner.num_updates) == 3 + 3 * config.utd
     params = (agent.learner.critic.params, before.learner.critic.params)
     jax.tree.map(np.testing.assert_array_equal, *params)
+    # The first chunks of the run are the fine-tuned policy's, whose last of two steps
+    # is another network's than the base's.
     assert agent.policy.ft_denoising_steps == 1
-    # The last of the two steps is the fine-tuned network's: without it, other actions.
-    plain = load_policy(policy)
-    plain = Policy(
-        plain.network, plain.params[BASE], plain.schedule, plain.normalization, "can"
+    rows = np.load(next((tmp_path / "run" / "replay").iterdir()))[:2]
+    obs, found = rows[:, : SIZES.obs], rows[:, SIZES.obs : INPUTS]
+    seeds = [episode_seed(TRAIN_STREAM, config.seed, i) for i in range(2)]
+    noise = start_noise(
+        "tanh_randn",
+        jax.random.fold_in(jax.random.key(config.seed), ACT_KEY),
+        np.array(seeds, np.uint32),
+        np.zeros(2, np.int32),
+        (SIZES.chunk, SIZES.act),
     )
-    save_policy(tmp_path / "plain", plain)
-    other = {**changes, "learning_rate": 5e-4}
-    train(tiny(tmp_path / "plain", **other), tmp_path / "b", make_env=CanSizedEnv)
-    stored = [np.load(next((tmp_path / n / "replay").iterdir())) for n in ("run", "b")]
-    assert stored[0].shape == stored[1].shape
-    assert np.abs(stored[0] - stored[1]).max() > 1e-3
-    # Going on does not read the critics' folder again.
-    gone = tiny(policy, **{**changes, "total_env_steps": 6 * VECTOR_STEP})
-    train(gone, tmp_path / "run", make_env=CanSizedEnv, resume=True)
-    steps = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
-    assert steps == 6 * VECTOR_STEP
+    expected = agent.policy.sample(obs, noise, ddim_steps=2).reshape(2, -1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    base = dataclasses.replace(
+        agent.policy, params=agent.policy.params[BASE], ft_denoising_steps=0
+    )
+    assert np.abs(base.sample(obs, noise, 2).reshape(2, -1) - found).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_a_resumed_run_does_not_read_the_initial_critics_again(
+    policy, converted, tmp_path
+):
+    folder = shutil.copytree(converted[0] / "run", tmp_path / "gone")
+    config = continuing(policy, folder)
+    train(config, tmp_path / "run", make_env=CanSizedEnv)
+    shutil.rmtree(folder)
+    more = continuing(policy, folder, total_env_steps=6 * VECTOR_STEP)
+    train(more, tmp_path / "run", make_env=CanSizedEnv, resume=True)
+    store = CheckpointStore(tmp_path / "run" / "checkpoints")
+    assert store.latest() == 6 * VECTOR_STEP
 
 
 def test_critics_that_do_not_fit_a_run_are_refused_before_it_begins(

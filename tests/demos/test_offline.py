@@ -1,11 +1,14 @@
 """Offline transitions: chunks by hand, rescaling, and a run that mixes them in."""
 
+import jax
 import numpy as np
 import pytest
 
+from dynvgd_jax.config_check import num_offline
 from dynvgd_jax.demos.dataset import Dataset
 from dynvgd_jax.demos.files import DemoEpisode, write_dppo, write_robomimic
 from dynvgd_jax.demos.offline import cut_transitions, load_offline
+from dynvgd_jax.diffusion.policy import load_policy
 from dynvgd_jax.envs.normalize import (
     Normalization,
     normalize_action,
@@ -13,7 +16,9 @@ from dynvgd_jax.envs.normalize import (
     save_normalization,
 )
 from dynvgd_jax.errors import UserError
-from dynvgd_jax.train import train
+from dynvgd_jax.resume import Saved
+from dynvgd_jax.steering import replay as replay_lib
+from dynvgd_jax.train import Run, train
 from tests.reach import ReachEnv
 from tests.test_train import VECTOR_STEP, random_policy, tiny
 
@@ -153,6 +158,7 @@ def critic_loss(folder):
     return scalars(folder)["train/critic_loss"]
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_them_and_resumes_bit_for_bit(policy, tmp_path):
     path = tmp_path / "x.npz"
     np.savez(path, **transition_arrays())
@@ -174,6 +180,27 @@ def test_a_run_learns_from_them_and_resumes_bit_for_bit(policy, tmp_path):
     other = config_of(policy, path, total_env_steps=2 * long, **often)
     with pytest.raises(UserError, match="began with other offline transitions"):
         train(other, tmp_path / "part", make_env=ReachEnv, resume=True)
+
+
+def test_the_arrays_reach_the_buffer_and_other_ones_stop_a_resumed_run(
+    policy, tmp_path
+):
+    path, arrays = tmp_path / "x.npz", transition_arrays()
+    np.savez(path, **arrays)
+    run = Run(
+        config_of(policy, path), tmp_path / "run", load_policy(policy), ReachEnv, None
+    )
+    try:
+        replay = run._allocate_replay()
+    finally:
+        run.close()
+    np.testing.assert_array_equal(replay.offline.obs, np.float32(arrays["states"]))
+    assert num_offline(run.config) == 4  # a quarter of 16
+    found = replay_lib.sample(replay, jax.random.key(0), (8,), 8).reward
+    assert set(found.tolist()) <= set(np.float32(arrays["rewards"]).tolist())
+    notes = {"offline_sha256": "0" * 64}
+    with pytest.raises(UserError, match="began with other offline transitions"):
+        run._load_offline(Saved(0, notes))
 
 
 def test_a_missing_file_is_named_before_the_run_begins(policy, tmp_path):
