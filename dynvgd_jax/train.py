@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dynvgd_jax.agent import POLICY, build_method, checkpoint_tree
+from dynvgd_jax.agent import POLICY, build_method, checkpoint_tree, load_learner
+from dynvgd_jax.demos.offline import Offline, load_offline
 from dynvgd_jax.diffusion.policy import Policy, load_policy, save_policy
 from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import ddim_schedule
@@ -133,6 +134,10 @@ class Run:
         self.config, self.policy, self.stop = config, policy, stop
         self.method = build_method(config, policy)
         self.programs = compile_programs(config, policy, self.method)
+        self.learner = None  # until it is needed
+        if config.initial_critics and saved is None:
+            self.learner = load_learner(config.initial_critics, self.method)
+        self.offline = self._load_offline(saved)
         self.env = make_env(config.num_envs)
         policy.require_fit(self.env.obs_dim, self.env.action_dim, self.env.chunk_len)
         self.eval_env = make_env(min(config.eval.num_envs, config.eval.episodes))
@@ -194,7 +199,9 @@ class Run:
         From here on the run can be resumed, whatever happens.
         """
         config = self.config
-        self.learner = jax.jit(self.method.init)(jax.random.fold_in(self.key, INIT_KEY))
+        if self.learner is None:
+            init_key = jax.random.fold_in(self.key, INIT_KEY)
+            self.learner = jax.jit(self.method.init)(init_key)
         self.collector = Collector(self.env, config.seed, config.reward_offset)
         if config.method != "base":
             self.replay = self._allocate_replay()
@@ -338,6 +345,7 @@ class Run:
             "recent": [list(result) for result in self.recent],
             "summaries": [list(summary) for summary in self.summaries],
             "to_evaluate": self.to_evaluate,
+            "offline_sha256": self.offline and self.offline.sha256,
         }
         envs = collector_tree(self.collector)
         self.resume_store.save(self.env_steps, tree, envs, notes)
@@ -376,6 +384,31 @@ class Run:
         self.env_steps += self.vector_step
         return fresh
 
+    def _load_offline(self, saved: Saved | None) -> Offline | None:
+        """Reads the offline transitions; a resumed run's must be those it began with.
+
+        Raises:
+          UserError: the file is unfit, or another than it was.
+        """
+        config, policy = self.config, self.policy
+        offline = None
+        if config.replay.offline_dataset:
+            offline = load_offline(
+                config.replay.offline_dataset,
+                policy.normalization,
+                policy.chunk_len,
+                config.reward_offset,
+                config.task,
+            )
+        if saved is not None:
+            found, expected = offline and offline.sha256, saved.notes["offline_sha256"]
+            if found != expected:
+                raise UserError(
+                    f"config.replay.offline_dataset: found {found} (SHA-256), expected "
+                    f"{expected}: the run began with other offline transitions"
+                )
+        return offline
+
     def _allocate_replay(self) -> ReplayState:
         """Reserves what the run can fill, now rather than hours later."""
         steps = -(-self.config.total_env_steps // self.vector_step)
@@ -386,7 +419,11 @@ class Run:
         self.progress.message(
             f"replay buffer: {capacity:,} transitions, {size / 1e6:,.0f} MB"
         )
-        return replay_lib.init_replay(capacity, self.policy.obs_dim, flat_dim)
+        if self.offline is not None:
+            count = len(self.offline.transitions.reward)
+            self.progress.message(f"offline transitions: {count:,}")
+        offline = self.offline and self.offline.transitions
+        return replay_lib.init_replay(capacity, self.policy.obs_dim, flat_dim, offline)
 
     def _evaluate(self, name: str, act: ActFn) -> None:
         done: list[EpisodeResult] = []
