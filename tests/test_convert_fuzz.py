@@ -69,7 +69,8 @@ def mutate_tensors(state, kind, number):
     if kind in ("rename", "copy"):
         state[other] = value
     elif kind == "shape":
-        shapes = (value[:-1], value[None], value.flatten(), value.new_zeros(0), value.T)
+        turned = value.t() if value.ndim == 2 else value[:, None]
+        shapes = (value[:-1], value[None], value.flatten(), value.new_zeros(0), turned)
         state[name] = shapes[number % len(shapes)].contiguous()
     elif kind == "type":
         types = (torch.float16, torch.float64, torch.int32, torch.bool)

@@ -234,7 +234,7 @@ def test_a_run_starts_from_converted_critics_and_a_fine_tuned_policy(
     # The first chunks of the run are the fine-tuned policy's, whose last of two steps
     # is another network's than the base's.
     assert agent.policy.ft_denoising_steps == 1
-    rows = np.load(next((tmp_path / "run" / "replay").iterdir()))[:2]
+    rows = np.load(next((tmp_path / "run" / "replay").glob("0-*.npy")))[:2]
     obs, found = rows[:, : SIZES.obs], rows[:, SIZES.obs : INPUTS]
     seeds = [episode_seed(TRAIN_STREAM, config.seed, i) for i in range(2)]
     noise = start_noise(

@@ -1,6 +1,7 @@
 """DPPO files: every layout agrees with own PyTorch modules; bad files give one line."""
 
 import fractions
+import sys
 
 import jax
 import numpy as np
@@ -127,3 +128,61 @@ def test_an_existing_output_is_left_alone(folder, capsys):
     (folder / "out").mkdir()
     assert run(*save(folder, edited(lambda state: None))) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_yaml_gives_what_tensors_cannot_tell_and_loses_where_they_can(folder, capsys):
+    policy, _, output = save(folder, edited(lambda state: None))
+    text = "env_name: can\ndenoising_steps: 50\nft_denoising_steps: 10\n"
+    text += "model: {network: {mlp_dims: [512], residual_style: true}}\n"
+    (folder / "x.yaml").write_text(text)
+    yaml = f"--dppo_config={folder}/x.yaml"
+    assert run(policy, yaml, output, "--num_train_timesteps=20") == 2
+    line = capsys.readouterr().err
+    assert "--num_train_timesteps=20, but" in line and "says 50" in line
+    assert run(policy, yaml, output) == 0
+    note = capsys.readouterr().err
+    assert "mlp_dims [512] (tensors: [24, 24, 24])" in note and note.count("\n") == 1
+    found = load_policy(folder / "out")
+    assert (found.task, found.schedule.num_train_timesteps) == ("can", 50)
+    assert run(policy.replace("policy", "inspect"), yaml) == 0
+    assert "disagrees with the tensors" in capsys.readouterr().out
+    (folder / "x.yaml").write_text("denoising_steps: 50")
+    assert run(policy, yaml, f"--output={folder}/b") == 2
+    assert "found no --task" in capsys.readouterr().err
+
+
+def test_without_torch_one_line_says_what_to_install(folder, capsys, monkeypatch):
+    arguments = save(folder, edited(lambda state: None))
+    for name in list(sys.modules):
+        if name.startswith("dynvgd_jax.torch_weights"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert run(*arguments) == 2
+    line = capsys.readouterr().err
+    assert "requirements-torch.txt" in line and line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "found none, expected one of --policy, --critic"),
+        (["--policy=a", "--critic=b"], "found --policy and --critic"),
+        (["--policy=a"], "needs --output"),
+        (["--policy=a", "--output=b"], "needs --task"),
+        (["--policy=a", "--output=b", "--config.seed=3"], "with --critic only"),
+        (["--critic=a", "--output=b"], "no configuration given"),
+        (["--critic=a", "--output=b", "--config=configs/can_demos.py"], "found demos"),
+        (
+            ["--critic=/x", "--output=b", "--config=configs/can_ddim8.py"],
+            "no such file",
+        ),
+        (["--dataset=/x.hdf5", "--output=b"], "no such file"),
+        (["--inspect=/x"], "no such file"),
+        (["--to_torch=/x", "--output=b"], "no policy folder"),
+        (["stray"], "found 'stray'"),
+    ],
+)
+def test_mistakes_on_the_command_line_give_one_line(capsys, arguments, word):
+    assert run(*arguments) == 2
+    line = capsys.readouterr().err
+    assert word in line and line.count("\n") == 1

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -111,7 +111,8 @@ def _write_episode(group: h5py.Group, episode: DemoEpisode) -> None:
     if episode.states is not None:
         group.create_dataset("states", data=episode.states)
     group.attrs["num_samples"] = steps
-    group.attrs["operator"] = episode.operator
+    if episode.operator:  # of fixed length: see `_attribute`
+        group.attrs["operator"] = np.bytes_(episode.operator.encode())
     group.attrs["seed"] = episode.seed
     group.attrs["success"] = episode.success
 
@@ -206,11 +207,24 @@ def _read_episode(group: h5py.Group, where: str) -> DemoEpisode:
         actions=actions,
         rewards=rewards,
         last_obs=last[-1],
-        operator=str(group.attrs.get("operator", "")),
-        seed=int(np.int64(group.attrs.get("seed", -1))),
-        success=bool(group.attrs.get("success", rewards[-1] > 0)),
+        operator=bytes(_attribute(group, "operator", b"")).decode(),
+        seed=int(np.int64(_attribute(group, "seed", -1))),
+        success=bool(_attribute(group, "success", rewards[-1] > 0)),
         states=group["states"][()] if "states" in group else None,
     )
+
+
+def _attribute(group: h5py.Group, name: str, default: Any) -> Any:
+    """A single value of fixed size; what is anything else counts as absent.
+
+    The HDF5 library hangs on some damaged strings of variable length.
+    """
+    if name not in group.attrs:
+        return default
+    held = group.attrs.get_id(name)
+    if held.shape != () or held.dtype.hasobject:
+        return default
+    return group.attrs[name]
 
 
 def _join(group: h5py.Group, name: str, keys: list[str], where: str) -> np.ndarray:

@@ -68,6 +68,7 @@ def convert_critics(
     saved = read_critics(source)
     name = config.base_policy
     policy = load_policy(f"builtin:{config.task}" if name == "builtin" else name)
+    policy.require_task(config.task)
     _require_fit(saved, policy, name)
     config = _sized(config, saved.ensemble)
     learner = _learner(config, saved)
