@@ -95,7 +95,7 @@ def test_leaves_everything_behind(run):
 def test_eval_csv_by_row(run):
     rows = (run / "eval.csv").read_text().splitlines()
     assert rows[0] == (
-        "control_steps,policy,seed,success_any,success_chunk,return,length"
+        "control_steps,policy,seed,success_any,success_chunk,return,length,fault"
     )
     fields = [row.split(",") for row in rows[1:]]
     evaluated = [(f[0], f[1]) for f in fields[::3]]
@@ -107,7 +107,7 @@ def test_eval_csv_by_row(run):
     ]
     seeds = [tuple(f[2] for f in fields[i : i + 3]) for i in range(0, 12, 3)]
     assert len(set(seeds)) == 1  # every policy plays the same episodes
-    assert all(f[6] == "32" for f in fields)
+    assert all(f[6:] == ["32", "0"] for f in fields)
 
 
 def test_checkpoints_and_agents(run):

@@ -31,6 +31,7 @@ EPISODE_COLUMNS = (
     "success_chunk",
     "return",
     "length",
+    "fault",
 )
 LOGGED_PACKAGES = (
     "jax",
@@ -145,9 +146,8 @@ class MetricsLog:
             for r in results:
                 success = (int(r.success_any), int(r.success_chunk))
                 total = repr(float(r.episode_return))
-                writer.writerow(
-                    [control_steps, policy, r.seed, *success, total, r.length]
-                )
+                ending = (total, r.length, int(r.fault))
+                writer.writerow([control_steps, policy, r.seed, *success, *ending])
 
     def close(self) -> None:
         """Closes the TensorBoard file and frees the folder."""
