@@ -163,8 +163,8 @@ def used_joints(env, task) -> list[int]:
 class Comparison:
     """What one engine did beside robosuite, over several episodes."""
 
-    def __init__(self, engine: str, task: tasks.Task):
-        self.engine, self.length = engine, task.max_episode_env_steps
+    def __init__(self, engine: str, task: tasks.Task, length: int):
+        self.engine, self.length = engine, length
         self.stepper = make_stepper(task, engine)
         self.joints = used_joints(self.stepper.env, task)
         self.errors_100, self.errors_end, self.parted = [], [], []
@@ -212,21 +212,25 @@ class Comparison:
         return {f"{self.engine}: {what}": value for what, value in rows.items()}
 
 
-def agreement(name: str, episodes: int, kind: str, engines: list[str]) -> dict:
+def agreement(
+    name: str, episodes: int, length: int | None, kind: str, engines: list[str]
+) -> dict:
     """Plays episodes on robosuite and on `engines`; returns errors, where they part.
 
-    Experts and policies look at the stock environment; all get their actions. An
-    error is the largest difference of any observation or joint coordinate so far.
+    length: control steps of an episode, None takes the task's time limit. Experts and
+    policies look at the stock environment; all get their actions. An error is the
+    largest difference of any observation or joint coordinate so far.
     """
     task = tasks.get_task(name)
     stock = StockStepper(tasks.make_env(task), task)
-    compared, wins = [Comparison(engine, task) for engine in engines], 0
+    length = length or task.max_episode_env_steps
+    compared, wins = [Comparison(engine, task, length) for engine in engines], 0
     for seed in range(episodes):
         obs = tasks.observe(task, tasks.reset_env(stock.env, seed))
         for one in compared:
             one.start(seed)
         act, won = actor(name, kind, seed), False
-        for k in range(task.max_episode_env_steps):
+        for k in range(length):
             action = act(stock.env, obs, k)
             expected = stock.run(action[None])
             obs, won = expected.obs, won or bool(expected.success[0])
@@ -235,7 +239,8 @@ def agreement(name: str, episodes: int, kind: str, engines: list[str]) -> dict:
         wins += won
         for one in compared:
             one.end()
-    rows = {"episodes": episodes, "robosuite: successful episodes": wins}
+    rows = {"episodes": episodes, "control steps each": length}
+    rows |= {"robosuite: successful episodes": wins}
     for one in compared:
         rows |= one.rows()
     return rows
@@ -249,6 +254,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=1.0, help="per measurement")
     parser.add_argument("--agreement", action="store_true")
     parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--env_steps", type=int, help="per episode, 100 at least")
     parser.add_argument(
         "--actions", choices=("random", "expert", "policy"), default="random"
     )
@@ -257,10 +263,13 @@ def main():
     unknown = set(options.engines.split(",")) - set(ENGINES)
     if unknown:
         parser.error(f"unknown engines {sorted(unknown)}; known are {list(ENGINES)}")
+    if options.env_steps is not None and options.env_steps < 100:
+        parser.error("--env_steps must be at least 100, where errors are compared")
     for name in options.tasks.split(","):
         if options.agreement:
             rows = agreement(
-                name, options.episodes, options.actions, options.engines.split(",")
+                *(name, options.episodes, options.env_steps, options.actions),
+                options.engines.split(","),
             )
         else:
             rows = speeds(name, options.rounds, options.seconds)
