@@ -209,7 +209,7 @@ class RobosuiteVectorEnv:
         if engine != "robosuite" and mujoco.__version__ != VERIFIED_MUJOCO:
             log.warning(
                 "mujoco %s is installed, the compiled engine was verified with %s: "
-                "using robosuite's own step, about six times slower",
+                "using robosuite's own step, about ten times slower",
                 mujoco.__version__,
                 VERIFIED_MUJOCO,
             )
