@@ -10,12 +10,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from dynvgd_jax import parallel
 from dynvgd_jax.agent import CHECKPOINTS, POLICY, build_method, checkpoint_tree
 from dynvgd_jax.diffusion.policy import Policy, load_policy, save_policy
 from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.precision import with_precision
 from dynvgd_jax.resume import REPLAY, ResumeStore, Saved, find_saved
 from dynvgd_jax.rollout import ActFn, Collector
 from dynvgd_jax.runs.checkpoint import CheckpointStore
@@ -44,6 +46,7 @@ class Programs(NamedTuple):
 
     decode: Callable  # (noise kind, params, obs, key, seeds, chunk_index) -> chunk
     act: Callable  # (learner, params, obs, key, seeds, chunk_index, env_steps)
+    init_replay: Callable  # (capacity, obs_dim, flat_action_dim) -> replay
     store: Callable  # (replay, transitions) -> replay
     update: Callable  # see steering.vgd.make_vgd
 
@@ -278,7 +281,8 @@ class Run:
         self.progress.message(
             f"replay buffer: {capacity:,} transitions, {size / 1e6:,.0f} MB"
         )
-        return replay_lib.init_replay(capacity, self.policy.obs_dim, flat_dim)
+        init_replay = self.programs.init_replay
+        return init_replay(capacity, self.policy.obs_dim, flat_dim)
 
     def _evaluate(self, name: str, act: ActFn) -> None:
         done: list[EpisodeResult] = []
@@ -352,7 +356,6 @@ def compile_programs(config: ConfigDict, policy: Policy, method) -> Programs:
     schedule = ddim_schedule(policy.schedule, config.ddim_steps)
     chunk_shape = (policy.chunk_len, policy.action_dim)
 
-    @functools.partial(jax.jit, static_argnums=0)
     def decode(kind, params, obs, key, seeds, chunk_index):
         noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
         eps_fn = policy.eps_fn_maker(schedule)(params)
@@ -364,11 +367,19 @@ def compile_programs(config: ConfigDict, policy: Policy, method) -> Programs:
         noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
         return method.act(learner, params, obs, noise, env_steps)
 
+    num_devices = jax.local_device_count()
+    sizes = {"batch_size": config.batch_size, "num_envs": config.num_envs}
+    parallel.require_shares(num_devices, **sizes)
+    shard = build_method(config, policy, num_devices)
+    learning = parallel.compile_learning(
+        num_devices, replay_lib.init_replay, replay_lib.add, shard.update
+    )
     return Programs(
-        decode=decode,
-        act=act,
-        store=jax.jit(replay_lib.add, donate_argnums=0),
-        update=jax.jit(method.update, donate_argnums=(0, 1)),
+        decode=jax.jit(with_precision(decode, config.precision), static_argnums=0),
+        act=lambda learner, *inputs: act(learning.local(learner), *inputs),
+        init_replay=learning.init_replay,
+        store=learning.store,
+        update=learning.update,
     )
 
 

@@ -1,0 +1,64 @@
+"""Several devices, in a process with 8 virtual CPU devices, equal one device."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynvgd_jax.errors import UserError
+from dynvgd_jax.parallel import require_shares
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def child(*arguments, devices=8):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.parallel_child", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def found():
+    return child("math")
+
+
+@pytest.mark.parametrize("num_devices", ["2", "4", "8"])
+def test_one_global_batch_gives_the_parameters_of_one_device(found, num_devices):
+    """Two calls of three gradient steps, up to the order of sums."""
+    assert found["devices"] == 8
+    result = found["learning"][num_devices]
+    assert found["moved"] > 1e-3  # Adam's steps of 1e-3 did move the parameters
+    assert result["difference"] < 1e-5
+    assert max(result["metrics"]) < 1e-4
+    assert result["replicas_equal"]
+
+
+@pytest.mark.parametrize("num_devices", ["2", "4", "8"])
+def test_training_calls_share_replay_and_keep_replicas_equal(found, num_devices):
+    result, count = found["learning"][num_devices]["compiled"], int(num_devices)
+    assert result["replicas_equal"] and result["finite"]
+    assert result["num_updates"] == 9
+    assert result["sizes"] == [4 * 8 // count] * count
+    assert result["capacity"] == -(-100 // count)
+    assert result["shards"] and result["replay_devices"] == count
+    assert set(result["local_devices"]) == {1}
+
+
+def test_every_device_draws_its_own_batches(found):
+    assert len(set(found["draws"])) == 8
+
+
+def test_sizes_that_cannot_be_shared_are_refused():
+    require_shares(4, batch_size=512, num_envs=8)
+    with pytest.raises(UserError, match=r"config.num_envs: found 6, expected a mult"):
+        require_shares(4, batch_size=512, num_envs=6)
