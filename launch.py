@@ -31,6 +31,7 @@ from ml_collections import ConfigDict, config_flags
 
 from dynvgd_jax import config_check
 from dynvgd_jax.errors import UserError
+from dynvgd_jax.runs.compile_cache import use_compile_cache
 
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(?:=.*)?", re.DOTALL)
@@ -144,6 +145,7 @@ def check_workdir(workdir: Path) -> None:
 def run_job(config: ConfigDict, workdir: Path, resume: bool) -> None:
     """Hands the run to its module; only now are JAX and the simulator imported."""
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
+    use_compile_cache()
     if config.job == "train":
         from dynvgd_jax.train import train
 

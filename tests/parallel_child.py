@@ -24,12 +24,12 @@ from dynvgd_jax.steering.guidance import Guidance
 from dynvgd_jax.types import Transition
 from tests.steering import toy
 
-UTD, BATCH, ENVS = 3, 16, 8
+UTD, BATCH, ENVS = 2, 16, 8
 
 
 def make(num_devices):
     config = vgd.VgdConfig(
-        Guidance(scale=0.05, last_k=2),
+        Guidance(scale=0.05, last_k=1),
         td.TdConfig(0.9),
         1e-3,
         BATCH // num_devices,
@@ -38,8 +38,8 @@ def make(num_devices):
     average = parallel.mean_over_devices if num_devices > 1 else lambda tree: tree
     return vgd.make_vgd(
         config,
-        CriticEnsemble(num=3, width=16, depth=2),
-        ddim_schedule(cosine_schedule(20), 4),
+        CriticEnsemble(num=3, width=16, depth=1),
+        ddim_schedule(cosine_schedule(20), 2),
         toy.make_eps_fn,
         toy.OBS_DIM,
         toy.CHUNK,
@@ -100,7 +100,7 @@ def compiled_learning(num_devices):
     learning = parallel.compile_learning(
         num_devices, replay_lib.init_replay, replay_lib.add, method.update
     )
-    replay = learning.init_replay(100, toy.OBS_DIM, toy.FLAT)
+    replay = learning.init_replay(98, toy.OBS_DIM, toy.FLAT)
     first = transitions(0, ENVS)
     replay = learning.store(replay, first)
     params, state = toy.to_jax(toy.weights()), method.init(jax.random.key(0))
@@ -146,6 +146,7 @@ def draws(num_devices):
 
 def math():
     out = {"devices": jax.local_device_count(), "draws": draws(8), "learning": {}}
+    out["compiled"] = compiled_learning(4)
     alone, metrics = learn_from_one_global_batch(1)
     for num_devices in (2, 4, 8):
         state, found = learn_from_one_global_batch(num_devices)
@@ -159,7 +160,7 @@ def math():
             "difference": max(jax.tree.leaves(differences)),
             "metrics": [float(abs(metrics[n] / found[n] - 1)) for n in names],
             "replicas_equal": replicas_equal(state, num_devices),
-        } | {"compiled": compiled_learning(num_devices)}
+        }
     start = make(1).init(jax.random.key(0)).critic.params
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), start, alone[0][0])
     out["moved"] = max(jax.tree.leaves(moved))
