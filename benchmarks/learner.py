@@ -1,7 +1,7 @@
 """Speed and memory of the learner: the training call, and acting.
 
     python benchmarks/learner.py [--tasks=can,square] [--ddim=4,8]
-        [--sizes=published,quick] [--rounds=5] [--utd=0] [--json]
+        [--sizes=published,quick] [--rounds=5] [--utd=0] [--precision] [--json]
 
 Needs neither simulator nor PyTorch. In every round the training call is timed between
 two timings of plain matrix products, `x @ w`, of the same shapes; "share of plain
@@ -23,8 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from learner_flops import Products, call_products, flops
+from ml_collections import ConfigDict
+
+from dynvgd_jax.agent import build_method
+from dynvgd_jax.precision import PRECISIONS
 
 ACT_ENVS = (1, 8, 25)
+COMPARED_ACTIONS = 512  # random observations and noises
 # Products of one shape are repeated until they make this many operations.
 MIN_TIMED_FLOP = 2e9
 MAX_REPEATS = 200
@@ -113,6 +118,37 @@ def act_rows(case: Case, calls: int) -> Iterator[Row]:
             yield f"acting, {num_envs} environments: p{share}", value, "ms"
 
 
+def precision_rows(case: Case) -> Iterator[Row]:
+    """Compares the actions of the other precisions with float32's, fresh critics."""
+    state = jax.jit(case.method.init)(jax.random.key(0))
+    obs, noise = act_inputs(case.policy, COMPARED_ACTIONS)
+    chunks = {}
+    for name in PRECISIONS:
+        config = ConfigDict(case.config)
+        config.precision = name
+        act = jax.jit(build_method(config, case.policy).act)
+        chunks[name] = np.asarray(act(state, case.policy.params, obs, noise, 0)[0])
+    for name in PRECISIONS:
+        if name != "float32":
+            error = np.abs(chunks[name] - chunks["float32"])
+            for what, value in (
+                ("mean", error.mean()),
+                ("p99", np.percentile(error, 99)),
+                ("largest", error.max()),
+            ):
+                text = f"actions in {name}: {what} difference to float32"
+                yield text, float(value), "of [-1, 1]"
+
+
+def case_rows(case: Case, options: argparse.Namespace) -> Iterator[Row]:
+    """Returns what the command line asks for."""
+    if options.precision:
+        yield from precision_rows(case)
+    else:
+        yield from update_rows(case, options.rounds)
+        yield from act_rows(case, options.act_calls)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", default="can,square")
@@ -121,18 +157,17 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--utd", type=int, default=0, help="0 is the config's")
     parser.add_argument("--act_calls", type=int, default=100)
+    parser.add_argument(
+        "--precision", action="store_true", help="only what precision does to actions"
+    )
     parser.add_argument("--json", action="store_true", help="one object per line")
     options = parser.parse_args()
     for task in options.tasks.split(","):
         for steps in map(int, options.ddim.split(",")):
             for size in options.sizes.split(","):
                 case = make_case(task, steps, size, options.utd)
-                for rows in (
-                    update_rows(case, options.rounds),
-                    act_rows(case, options.act_calls),
-                ):
-                    for row in rows:
-                        print_row(case.name, row, options.json)
+                for row in case_rows(case, options):
+                    print_row(case.name, row, options.json)
 
 
 def print_row(name: str, row: Row, as_json: bool) -> None:

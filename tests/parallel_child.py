@@ -1,12 +1,14 @@
-"""Run by tests/test_parallel.py in a process with 8 virtual CPU devices.
+"""Run by tests/test_parallel.py in a process with several virtual CPU devices.
 
 `python -m tests.parallel_child math` prints what training does on 1, 2, 4 and 8
-devices; `python -m tests.parallel_child runs FOLDER` trains there, unbroken and broken
-off and resumed, on 2 devices. Both print one JSON object.
+devices; `python -m tests.parallel_child run POLICY FOLDER STEPS` trains in FOLDER, or
+resumes there, up to STEPS vector steps. Both print one JSON object.
 """
 
+import hashlib
 import json
 import sys
+from pathlib import Path
 
 import tests.conftest  # noqa: F401  strict shapes, exact products, CPU
 
@@ -167,8 +169,25 @@ def math():
     return out
 
 
+def run(policy, folder, vector_steps):
+    from dynvgd_jax import load_agent
+    from dynvgd_jax.train import train
+    from tests.reach import ReachEnv
+    from tests.test_train import VECTOR_STEP, tiny
+
+    config = tiny(policy, total_env_steps=int(vector_steps) * VECTOR_STEP)
+    train(config, folder, make_env=ReachEnv, resume=Path(folder).exists())
+    learner = load_agent(folder).learner
+    content = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(learner))
+    return {
+        "devices": jax.local_device_count(),
+        "num_updates": int(learner.num_updates),
+        "learner": hashlib.sha256(content).hexdigest(),
+    }
+
+
 def main():
-    jobs = {"math": math}
+    jobs = {"math": math, "run": run}
     print(json.dumps(jobs[sys.argv[1]](*sys.argv[2:])))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.parallel import require_shares
+from tests.test_train import random_policy
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,6 +58,24 @@ def test_training_calls_share_replay_and_keep_replicas_equal(found):
 
 def test_every_device_draws_its_own_batches(found):
     assert len(set(found["draws"])) == 8
+
+
+@pytest.mark.slow
+def test_runs_resume_bit_for_bit_and_on_fewer_devices(tmp_path):
+    policy = random_policy(tmp_path / "policy")
+
+    def run(name, vector_steps, devices=2):
+        result = child("run", policy, tmp_path / name, vector_steps, devices=devices)
+        assert result["devices"] == devices
+        return result
+
+    unbroken = run("unbroken", 24)
+    assert run("resumed", 16)["num_updates"] < unbroken["num_updates"]
+    shutil.copytree(tmp_path / "resumed", tmp_path / "fewer")
+    assert run("resumed", 24) == unbroken
+    fewer = run("fewer", 24, devices=1)
+    assert fewer["num_updates"] == unbroken["num_updates"]
+    assert fewer["learner"] != unbroken["learner"]  # other batches, other rounding
 
 
 def test_sizes_that_cannot_be_shared_are_refused():
