@@ -20,7 +20,9 @@ def test_compiled_training_call_never_leaves_the_device():
     assert not re.findall(HOST, text)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 def test_published_training_call_lowers_for_cuda(precision):
     config, policy = published("square", 8)
     config.precision = precision

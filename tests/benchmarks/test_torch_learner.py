@@ -31,7 +31,7 @@ def test_acting_and_training_call_agree_with_ours():
     method = vgd.make_vgd(config, ensemble, schedule, make, OBS, CHUNK)
     state = method.init(jax.random.key(1))
     tensors = {
-        name: torch.from_numpy(array)
+        name: torch.from_numpy(array.copy())
         for name, array in from_flax(network, weights).items()
     }
     theirs = TorchLearner(
