@@ -393,6 +393,7 @@ def _robosuite_env(config: ConfigDict, policy: Policy, num_envs: int) -> VectorE
     # Imported here: the learner also runs where no simulator is installed.
     from dynvgd_jax.envs.vector import RobosuiteVectorEnv
 
+    policy.require_task(config.task)
     return RobosuiteVectorEnv(
         config.task,
         num_envs,

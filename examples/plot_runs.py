@@ -18,6 +18,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import EngFormatter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dynvgd_jax.runs.metrics import EPISODES_FILE, read_config
@@ -88,6 +89,7 @@ def main():
         row[3].set_ylim(0, 1)
         for axis in row:
             axis.set_xlabel("control steps")
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.tight_layout()
     figure.savefig(options.output, dpi=110)
     print(f"wrote {options.output}")

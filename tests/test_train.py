@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from configs import base
 from dynvgd_jax import load_agent
+from dynvgd_jax.diffusion import policy as policies
 from dynvgd_jax.diffusion.network import DiffusionMLP, init_params
 from dynvgd_jax.diffusion.policy import Policy, save_policy
 from dynvgd_jax.diffusion.schedule import cosine_schedule
@@ -63,6 +64,15 @@ def run(tmp_path_factory):
     policy = random_policy(folder / "policy")
     train(tiny(policy), folder / "run", make_env=ReachEnv)
     return folder / "run"
+
+
+def test_a_policy_of_another_task_is_refused(tmp_path):
+    # Can and Square have the same sizes, so that only the name tells them apart.
+    config = base.get_config()
+    config.task, config.base_policy = "square", str(policies.ASSETS / "can")
+    with pytest.raises(UserError, match="for task 'can', expected one for 'square'"):
+        train(config.lock(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_leaves_everything_behind(run):

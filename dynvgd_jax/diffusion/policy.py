@@ -133,6 +133,17 @@ class Policy:
             )
         return obs, noise
 
+    def require_task(self, task: str) -> None:
+        """Raises UserError where the policy was made for another task.
+
+        Sizes do not tell: those of Can and Square are equal.
+        """
+        if self.task != task:
+            raise UserError(
+                f"found a base policy for task {self.task!r}, expected one for "
+                f"{task!r}; set base_policy to a policy of this task"
+            )
+
     def require_fit(self, obs_dim: int, action_dim: int, chunk_len: int) -> None:
         """Raises UserError where the policy's sizes are not those of an environment."""
         found = (self.obs_dim, self.action_dim, self.chunk_len)

@@ -100,6 +100,13 @@ def test_require_fit():
         policy.require_fit(23, 7, 4)
 
 
+def test_require_task():
+    policy = make_policy()
+    policy.require_task("reach")
+    with pytest.raises(UserError, match="for task 'reach', expected one for 'square'"):
+        policy.require_task("square")
+
+
 def test_never_overwrites(folder):
     before = sorted(folder.rglob("*"))
     with pytest.raises(UserError, match="exists already"):
