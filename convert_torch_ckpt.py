@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         _run(_parse(argv))
-    except UserError as error:
+    except (UserError, OSError) as error:  # all files that it touches are the user's
         text = " ".join(str(error).split())
         print(f"convert_torch_ckpt.py: {text}", file=sys.stderr)
         return 2

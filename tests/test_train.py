@@ -58,6 +58,14 @@ def tiny(policy, **changes):
     return config.lock()
 
 
+# Several checkpoints, none of them where something is logged; the buffer's first
+# transitions are overwritten from vector step 16 on.
+MANY_CHECKPOINTS = {
+    "checkpoint.every_env_steps": 5 * VECTOR_STEP,
+    "replay.capacity": 30,
+}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
@@ -159,20 +167,10 @@ def test_a_policy_of_other_sizes_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_divergence_stops_the_run_with_a_diagnosis(tmp_path):
-    policy = random_policy(tmp_path / "policy")
-
-    class Broken(ReachEnv):
-        def step(self, indices, actions):
-            result = super().step(indices, actions)
-            return result._replace(reward=result.reward * np.float32(np.nan))
-
-    with pytest.raises(UserError, match="train/critic_loss"):
-        train(tiny(policy), tmp_path / "run", make_env=Broken)
-
-
 def test_method_base_only_evaluates(tmp_path):
     policy = random_policy(tmp_path / "policy")
     summaries = train(tiny(policy, method="base"), tmp_path / "run", make_env=ReachEnv)
     assert [s.policy for s in summaries] == ["base/tanh_randn", "base/randn"]
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    # it can be resumed and loaded, though nothing has learned
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["0"]
+    assert load_agent(tmp_path / "run").env_steps == 0

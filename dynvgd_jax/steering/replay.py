@@ -38,6 +38,21 @@ def init_replay(capacity: int, obs_dim: int, flat_action_dim: int) -> ReplayStat
     )
 
 
+def refill(state: ReplayState, data: Transition, total: int) -> ReplayState:
+    """Returns the buffer that held `total` transitions so far, `data` in its slots.
+
+    `state` gives its memory back first and must not be used again.
+    """
+    capacity = data.reward.shape[0]
+    for leaf in state.data:
+        leaf.delete()
+    return state._replace(
+        data=Transition(*(jnp.array(part) for part in data)),
+        cursor=jnp.int32(total % capacity),
+        size=jnp.int32(min(total, capacity)),
+    )
+
+
 def add(state: ReplayState, batch: Transition) -> ReplayState:
     """Writes `batch` (leading axis n <= capacity) over the oldest slots."""
     capacity = state.data.reward.shape[0]

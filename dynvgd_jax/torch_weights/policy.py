@@ -20,7 +20,7 @@ from dynvgd_jax.diffusion.schedule import cosine_schedule
 from dynvgd_jax.envs.normalize import load_normalization
 from dynvgd_jax.envs.tasks import get_task
 from dynvgd_jax.errors import UserError
-from dynvgd_jax.runs.folders import new_folder, refuse_existing
+from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.torch_weights.checkpoint import Checkpoint, read_checkpoint
 from dynvgd_jax.torch_weights.files import sha256
 from dynvgd_jax.torch_weights.forward import predict_noise

@@ -7,7 +7,7 @@ import torch
 
 from dynvgd_jax.diffusion.policy import BASE, FINE_TUNED, load_policy
 from dynvgd_jax.errors import UserError
-from dynvgd_jax.runs.folders import refuse_existing
+from dynvgd_jax.runs.durable import refuse_existing
 from dynvgd_jax.torch_weights.layouts import from_flax
 
 
