@@ -33,6 +33,7 @@ from ml_collections import ConfigDict, config_flags
 
 from dynvgd_jax import config_check
 from dynvgd_jax.errors import StuckError, UserError
+from dynvgd_jax.runs.compile_cache import use_compile_cache
 from dynvgd_jax.runs.signals import StopSignals
 
 # What a disk may answer at any time; other OSErrors are bugs and keep their traceback.
@@ -158,6 +159,7 @@ def check_workdir(workdir: Path) -> None:
 def run_job(config: ConfigDict, workdir: Path, resume: bool) -> None:
     """Hands the run to its module; only now are JAX and the simulator imported."""
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
+    use_compile_cache()
     if config.job == "train":
         with StopSignals() as stop:
             from dynvgd_jax.train import train

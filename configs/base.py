@@ -27,6 +27,9 @@ def get_config() -> ConfigDict:
     config.ddim_steps = 8
     # Seed of everything that is drawn in training.
     config.seed = 0
+    # Matrix products of policy and critics in "float32" (as published), "tf32" (NVIDIA
+    # GPUs; float32 elsewhere) or "bfloat16"; parameters, sums and Adam stay float32.
+    config.precision = "float32"
 
     # Budget in control steps. Published.
     config.total_env_steps = 20_000_000

@@ -14,6 +14,8 @@ from dynvgd_jax.config_check import check_train, num_offline, set_fields
 from dynvgd_jax.diffusion.policy import Policy, load_policy
 from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.errors import UserError
+from dynvgd_jax.parallel import mean_over_devices
+from dynvgd_jax.precision import with_precision
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.metrics import read_config
 from dynvgd_jax.steering.ensemble import CriticEnsemble
@@ -26,14 +28,38 @@ CHECKPOINTS = "checkpoints"
 POLICY = "policy"
 
 
-def build_method(config: ConfigDict, policy: Policy) -> Vgd:
+def build_method(config: ConfigDict, policy: Policy, num_devices: int = 1) -> Vgd:
     """Returns the pure functions of `config.method` for a base policy.
 
     Method "vgd" has the fixed weight 1 and no clip of the guided x0; "base" is scale 0.
+    With several devices `update` is one device's share, see `parallel`.
 
     Raises:
       UserError: the DDIM or guided steps do not fit the policy.
     """
+    schedule = ddim_schedule(policy.schedule, config.ddim_steps)
+    options = method_options(config)
+    parts = {}
+    if num_devices > 1:
+        options = options._replace(
+            batch_size=options.batch_size // num_devices,
+            num_offline=options.num_offline // num_devices,
+        )
+        parts = {"average": mean_over_devices}
+    method = make_vgd(
+        options,
+        CriticEnsemble(config.critic.num, config.critic.width, config.critic.depth),
+        schedule,
+        policy.eps_fn_maker(schedule),
+        policy.obs_dim,
+        (policy.chunk_len, policy.action_dim),
+        **parts,
+    )
+    return Vgd(*(with_precision(function, config.precision) for function in method))
+
+
+def method_options(config: ConfigDict) -> VgdConfig:
+    """Returns the static choices of `config.method`."""
     guidance = Guidance(
         scale=0.0 if config.method == "base" else config.guidance.scale,
         last_k=config.guidance.last_k,
@@ -50,7 +76,7 @@ def build_method(config: ConfigDict, policy: Policy) -> Vgd:
         reduce=config.target_reduce,
         target_clip=config.target_clip,
     )
-    options = VgdConfig(
+    return VgdConfig(
         guidance=guidance,
         td=td,
         learning_rate=config.learning_rate,
@@ -59,15 +85,6 @@ def build_method(config: ConfigDict, policy: Policy) -> Vgd:
         guidance_warmup_updates=config.guidance.warmup_updates,
         weight_warmup_env_steps=config.guidance.weight_warmup_env_steps,
         num_offline=num_offline(config),
-    )
-    schedule = ddim_schedule(policy.schedule, config.ddim_steps)
-    return make_vgd(
-        options,
-        CriticEnsemble(config.critic.num, config.critic.width, config.critic.depth),
-        schedule,
-        policy.eps_fn_maker(schedule),
-        policy.obs_dim,
-        (policy.chunk_len, policy.action_dim),
     )
 
 

@@ -21,6 +21,7 @@ CHOICES = {
     "task": ("lift", "can", "square", "transport"),
     "method": ("dynvgd", "vgd", "base"),
     "acting_noise": ("tanh_randn", "randn"),
+    "precision": ("float32", "tf32", "bfloat16"),
     "target_reduce": ("min", "mean"),
     "guidance.time_anneal": ("linear", "cosine", "off"),
     "guidance.reduce": ("min", "mean"),

@@ -13,7 +13,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from dynvgd_jax import parallel
 from dynvgd_jax.agent import POLICY, build_method, checkpoint_tree, load_learner
+from dynvgd_jax.config_check import num_offline
 from dynvgd_jax.demos.offline import Offline, load_offline
 from dynvgd_jax.diffusion.policy import Policy, load_policy, save_policy
 from dynvgd_jax.diffusion.sampler import ddim_decode
@@ -21,6 +23,7 @@ from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.divergence import Record, diagnose
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.precision import with_precision
 from dynvgd_jax.resume import (
     REPLAY,
     ResumeStore,
@@ -63,6 +66,7 @@ class Programs(NamedTuple):
 
     decode: Callable  # (noise kind, params, obs, key, seeds, chunk_index) -> chunk
     act: Callable  # (learner, params, obs, key, seeds, chunk_index, env_steps)
+    init_replay: Callable  # (capacity, obs_dim, flat_action_dim, offline) -> replay
     store: Callable  # (replay, transitions) -> replay
     update: Callable  # see steering.vgd.make_vgd
 
@@ -423,7 +427,8 @@ class Run:
             count = len(self.offline.transitions.reward)
             self.progress.message(f"offline transitions: {count:,}")
         offline = self.offline and self.offline.transitions
-        return replay_lib.init_replay(capacity, self.policy.obs_dim, flat_dim, offline)
+        init_replay = self.programs.init_replay
+        return init_replay(capacity, self.policy.obs_dim, flat_dim, offline)
 
     def _evaluate(self, name: str, act: ActFn) -> None:
         done: list[EpisodeResult] = []
@@ -512,7 +517,6 @@ def compile_programs(config: ConfigDict, policy: Policy, method) -> Programs:
     schedule = ddim_schedule(policy.schedule, config.ddim_steps)
     chunk_shape = (policy.chunk_len, policy.action_dim)
 
-    @functools.partial(jax.jit, static_argnums=0)
     def decode(kind, params, obs, key, seeds, chunk_index):
         noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
         eps_fn = policy.eps_fn_maker(schedule)(params)
@@ -524,11 +528,23 @@ def compile_programs(config: ConfigDict, policy: Policy, method) -> Programs:
         noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
         return method.act(learner, params, obs, noise, env_steps)
 
+    num_devices = jax.local_device_count()
+    sizes = {
+        "batch_size": config.batch_size,
+        "num_envs": config.num_envs,
+        "replay.offline_share x batch_size": num_offline(config),
+    }
+    parallel.require_shares(num_devices, **sizes)
+    shard = build_method(config, policy, num_devices)
+    learning = parallel.compile_learning(
+        num_devices, replay_lib.init_replay, replay_lib.add, shard.update
+    )
     return Programs(
-        decode=decode,
-        act=act,
-        store=jax.jit(replay_lib.add, donate_argnums=0),
-        update=jax.jit(method.update, donate_argnums=(0, 1)),
+        decode=jax.jit(with_precision(decode, config.precision), static_argnums=0),
+        act=lambda learner, *inputs: act(learning.local(learner), *inputs),
+        init_replay=learning.init_replay,
+        store=learning.store,
+        update=learning.update,
     )
 
 

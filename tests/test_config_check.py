@@ -124,12 +124,14 @@ def test_a_damaged_file_of_a_run_is_named(spoil, message):
 
 def test_names_of_choices_are_those_of_the_code():
     from dynvgd_jax.envs.tasks import TASKS
+    from dynvgd_jax.precision import PRECISIONS
     from dynvgd_jax.steering.guidance import ANNEALS, REDUCERS
     from dynvgd_jax.steering.vgd import START_NOISES
 
     choices = config_check.CHOICES
     assert set(choices["task"]) == set(TASKS)
     assert set(choices["guidance.time_anneal"]) == set(ANNEALS)
+    assert set(choices["precision"]) == set(PRECISIONS)
     assert set(choices["guidance.reduce"]) == set(REDUCERS)
     assert set(choices["target_reduce"]) == set(REDUCERS)
     assert set(choices["acting_noise"]) == set(START_NOISES)

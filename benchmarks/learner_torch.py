@@ -1,0 +1,109 @@
+"""Our learner against the published training call in PyTorch, in turns.
+
+    python benchmarks/learner_torch.py [--tasks=square] [--ddim=8]
+        [--sizes=published,quick] [--rounds=5] [--utd=2] [--json]
+
+Needs requirements-torch.txt. Both run in one process with the same weights, ours and
+PyTorch's (torch_learner.py, statistics as published) by turns; a ratio is the median
+over rounds of ours / PyTorch's. With `--utd` smaller than the configuration's 20 our
+share of fixed costs grows, so the ratio is an upper bound.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+
+from learner_setup import Case, Learner, act_inputs, make_case, random_transitions
+
+# isort: split
+import jax
+import numpy as np
+import torch
+from learner import Row, print_row
+from torch_learner import TorchLearner
+
+from dynvgd_jax.agent import method_options
+from dynvgd_jax.diffusion.schedule import ddim_schedule
+from dynvgd_jax.torch_weights.layouts import from_flax
+from dynvgd_jax.types import Transition
+
+STORED = 20_000
+ACT_ENVS = 8
+
+
+def make_torch_learner(case: Case, params) -> TorchLearner:
+    """Returns PyTorch's learner with the policy of `case` and critics `params`."""
+    policy = case.policy
+    tensors = {
+        key: torch.from_numpy(array.copy())
+        for key, array in from_flax(policy.network, policy.params).items()
+    }
+    return TorchLearner(
+        method_options(case.config),
+        ddim_schedule(policy.schedule, case.config.ddim_steps),
+        tensors,
+        policy.network.activation,
+        (policy.chunk_len, policy.action_dim),
+        params,
+    )
+
+
+def in_turns(ours: Callable, theirs: Callable, rounds: int) -> tuple[float, ...]:
+    """Returns the median seconds of both and the median of their ratios."""
+    times = []
+    for _ in range(rounds + 1):
+        marks = [time.perf_counter()]
+        for run in (ours, theirs):
+            run()
+            marks.append(time.perf_counter())
+        times.append(np.diff(marks))
+    times = np.array(times[1:])  # the first round compiles and warms up
+    return (*np.median(times, axis=0), float(np.median(times[:, 0] / times[:, 1])))
+
+
+def rows(case: Case, rounds: int) -> Iterator[Row]:
+    """Times gradient steps and acting."""
+    learner, utd = Learner(case), case.config.utd
+    theirs = make_torch_learner(case, jax.device_get(learner.state.critic.params))
+    stored = random_transitions(case.policy, STORED, 0)
+    replay = Transition(*map(torch.from_numpy, stored))
+    own, other, ratio = in_turns(learner.call, lambda: theirs.update(replay), rounds)
+    yield "gradient step, ours", own / utd, "s"
+    yield "gradient step, PyTorch", other / utd, "s"
+    yield "gradient step, ours / PyTorch", ratio, "1"
+
+    obs, noise = act_inputs(case.policy, ACT_ENVS)
+    act = jax.jit(case.method.act)
+    state, params = learner.state, learner.params
+
+    def act_ours():
+        np.asarray(act(state, params, obs, noise, np.int32(0))[0])
+
+    def act_theirs():
+        theirs.act(torch.from_numpy(obs), torch.from_numpy(noise)).numpy()
+
+    own, other, ratio = in_turns(act_ours, act_theirs, 5 * rounds)
+    yield f"acting, {ACT_ENVS} environments, ours", 1e3 * own, "ms"
+    yield f"acting, {ACT_ENVS} environments, PyTorch", 1e3 * other, "ms"
+    yield f"acting, {ACT_ENVS} environments, ours / PyTorch", ratio, "1"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", default="square")
+    parser.add_argument("--ddim", default="8")
+    parser.add_argument("--sizes", default="published,quick")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--utd", type=int, default=2, help="0 is the config's")
+    parser.add_argument("--json", action="store_true", help="one object per line")
+    options = parser.parse_args()
+    for task in options.tasks.split(","):
+        for steps in map(int, options.ddim.split(",")):
+            for size in options.sizes.split(","):
+                case = make_case(task, steps, size, options.utd)
+                for row in rows(case, options.rounds):
+                    print_row(case.name, row, options.json)
+
+
+if __name__ == "__main__":
+    main()
