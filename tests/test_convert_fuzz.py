@@ -98,12 +98,6 @@ def convert(folder, *arguments):
     return False
 
 
-def to_bytes(content):
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
 def assert_same_trees(found, expected):
     import jax
 
@@ -138,7 +132,7 @@ def try_policy(policy, content):
 @fuzz(130)
 @given(BYTES)
 def test_policies_with_other_bytes(policy, mutation):
-    content = to_bytes({"epoch": 0, "model": policy[1]})
+    content = ref.to_bytes({"epoch": 0, "model": policy[1]})
     try_policy(policy, mutate_bytes(content, *mutation))
 
 
@@ -146,7 +140,7 @@ def test_policies_with_other_bytes(policy, mutation):
 @given(TENSORS)
 def test_policies_with_other_tensors(policy, mutation):
     state = mutate_tensors(policy[1], *mutation)
-    try_policy(policy, to_bytes({"epoch": 0, "model": state}))
+    try_policy(policy, ref.to_bytes({"epoch": 0, "model": state}))
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +165,8 @@ def critics(policy, tmp_path_factory):
 
 def write_save(path, state, moments):
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("policy.pth", to_bytes(state))
-        archive.writestr("critic.optimizer.pth", to_bytes(moments))
+        archive.writestr("policy.pth", ref.to_bytes(state))
+        archive.writestr("critic.optimizer.pth", ref.to_bytes(moments))
 
 
 def try_critics(critics):

@@ -49,12 +49,6 @@ def run(*arguments):
     return convert_torch_ckpt.main(["convert_torch_ckpt.py", *map(str, arguments)])
 
 
-def to_bytes(content):
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
 def random_batch(seed, rows=8):
     rng = np.random.default_rng(seed)
     shapes = ((rows, SIZES.obs), (rows, INPUTS - SIZES.obs), (rows,))
@@ -87,9 +81,9 @@ def state_of(critics, targets):
 def save(path, state, optimizer=None):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data", "{}")
-        archive.writestr("policy.pth", to_bytes(state))
+        archive.writestr("policy.pth", ref.to_bytes(state))
         if optimizer is not None:
-            archive.writestr("critic.optimizer.pth", to_bytes(optimizer))
+            archive.writestr("critic.optimizer.pth", ref.to_bytes(optimizer))
     return path
 
 

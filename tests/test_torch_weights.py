@@ -169,7 +169,10 @@ def test_without_torch_one_line_says_what_to_install(folder, capsys, monkeypatch
         (["--policy=a", "--critic=b"], "found --policy and --critic"),
         (["--policy=a"], "needs --output"),
         (["--policy=a", "--output=b"], "needs --task"),
-        (["--policy=a", "--output=b", "--config.seed=3"], "with --critic only"),
+        (
+            ["--policy=a", "--task=can", "--output=b", "--config.seed=3"],
+            "with --critic only",
+        ),
         (["--critic=a", "--output=b"], "no configuration given"),
         (["--critic=a", "--output=b", "--config=configs/can_demos.py"], "found demos"),
         (

@@ -5,6 +5,7 @@ references below expect float64 ones.
 """
 
 import collections
+import io
 import itertools
 from typing import NamedTuple
 
@@ -137,6 +138,13 @@ def make_critics(num, inputs, width, depth, seed=0, spread=20.0):
                 module.bias.data += 0.1 * torch.randn_like(module.bias)
         critic[-1].weight.data *= spread
     return critics
+
+
+def to_bytes(content):
+    """What torch.save writes."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def ddim_table(train_steps, steps):
