@@ -12,11 +12,18 @@ too long; 0 keeps the configuration's number.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 
-from learner_setup import Case, Learner, act_inputs, make_case
+from learner_setup import (
+    Case,
+    Learner,
+    Row,
+    act_inputs,
+    case_flags,
+    cases,
+    print_row,
+)
 
 # isort: split
 import jax
@@ -33,8 +40,6 @@ COMPARED_ACTIONS = 512  # random observations and noises
 # Products of one shape are repeated until they make this many operations.
 MIN_TIMED_FLOP = 2e9
 MAX_REPEATS = 200
-
-Row = tuple[str, float, str]  # what, value, unit
 
 
 class PlainProducts:
@@ -150,35 +155,15 @@ def case_rows(case: Case, options: argparse.Namespace) -> Iterator[Row]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", default="can,square")
-    parser.add_argument("--ddim", default="4,8")
-    parser.add_argument("--sizes", default="published,quick")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--utd", type=int, default=0, help="0 is the config's")
+    parser = case_flags(__doc__, tasks="can,square", ddim="4,8", utd=0)
     parser.add_argument("--act_calls", type=int, default=100)
     parser.add_argument(
         "--precision", action="store_true", help="only what precision does to actions"
     )
-    parser.add_argument("--json", action="store_true", help="one object per line")
     options = parser.parse_args()
-    for task in options.tasks.split(","):
-        for steps in map(int, options.ddim.split(",")):
-            for size in options.sizes.split(","):
-                case = make_case(task, steps, size, options.utd)
-                for row in case_rows(case, options):
-                    print_row(case.name, row, options.json)
-
-
-def print_row(name: str, row: Row, as_json: bool) -> None:
-    """Prints one result as a line of text or as a JSON object."""
-    what, value, unit = row
-    value = float(f"{value:.4g}")
-    if as_json:
-        fields = {"task": name, "what": what, "value": value, "unit": unit}
-        print(json.dumps(fields), flush=True)
-    else:
-        print(f"{name:28} {what:44} {value:10.4g} {unit}", flush=True)
+    for case in cases(options):
+        for row in case_rows(case, options):
+            print_row(case.name, row, options.json)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """What the learner's benchmarks share: a configuration's programs with random data."""
 
+import argparse
 import importlib
+import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +25,8 @@ from dynvgd_jax.types import Transition
 PRESETS = {"published": "", "quick": "quick"}
 STORED = 20_000  # transitions in the buffer
 
+Row = tuple[str, float, str]  # what, value, unit
+
 
 class Case(NamedTuple):
     """One configuration of the learner, ready to be timed."""
@@ -40,6 +45,39 @@ def make_case(task: str, ddim_steps: int, size: str, utd: int = 0) -> Case:
     policy = load_policy(f"builtin:{task}")
     method = build_method(config, policy)
     return Case(f"{task}, DDIM {ddim_steps}, {size}", config, policy, method)
+
+
+def case_flags(
+    description: str, tasks: str, ddim: str, utd: int
+) -> argparse.ArgumentParser:
+    """Returns the flags that choose cases, with these defaults."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--tasks", default=tasks)
+    parser.add_argument("--ddim", default=ddim)
+    parser.add_argument("--sizes", default=",".join(PRESETS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--utd", type=int, default=utd, help="0 is the config's")
+    parser.add_argument("--json", action="store_true", help="one object per line")
+    return parser
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """Returns the cases that the flags choose."""
+    for task in options.tasks.split(","):
+        for steps in map(int, options.ddim.split(",")):
+            for size in options.sizes.split(","):
+                yield make_case(task, steps, size, options.utd)
+
+
+def print_row(name: str, row: Row, as_json: bool) -> None:
+    """Prints one result as a line of text or as a JSON object."""
+    what, value, unit = row
+    value = float(f"{value:.4g}")
+    if as_json:
+        fields = {"task": name, "what": what, "value": value, "unit": unit}
+        print(json.dumps(fields), flush=True)
+    else:
+        print(f"{name:28} {what:44} {value:10.4g} {unit}", flush=True)
 
 
 def flat_action_dim(policy: Policy) -> int:

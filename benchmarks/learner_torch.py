@@ -9,17 +9,25 @@ over rounds of ours / PyTorch's. With `--utd` smaller than the configuration's 2
 share of fixed costs grows, so the ratio is an upper bound.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 
-from learner_setup import Case, Learner, act_inputs, make_case, random_transitions
+from learner_setup import (
+    STORED,
+    Case,
+    Learner,
+    Row,
+    act_inputs,
+    case_flags,
+    cases,
+    print_row,
+    random_transitions,
+)
 
 # isort: split
 import jax
 import numpy as np
 import torch
-from learner import Row, print_row
 from torch_learner import TorchLearner
 
 from dynvgd_jax.agent import method_options
@@ -27,7 +35,6 @@ from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.torch_weights.layouts import from_flax
 from dynvgd_jax.types import Transition
 
-STORED = 20_000
 ACT_ENVS = 8
 
 
@@ -89,20 +96,10 @@ def rows(case: Case, rounds: int) -> Iterator[Row]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", default="square")
-    parser.add_argument("--ddim", default="8")
-    parser.add_argument("--sizes", default="published,quick")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--utd", type=int, default=2, help="0 is the config's")
-    parser.add_argument("--json", action="store_true", help="one object per line")
-    options = parser.parse_args()
-    for task in options.tasks.split(","):
-        for steps in map(int, options.ddim.split(",")):
-            for size in options.sizes.split(","):
-                case = make_case(task, steps, size, options.utd)
-                for row in rows(case, options.rounds):
-                    print_row(case.name, row, options.json)
+    options = case_flags(__doc__, tasks="square", ddim="8", utd=2).parse_args()
+    for case in cases(options):
+        for row in rows(case, options.rounds):
+            print_row(case.name, row, options.json)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from learner import print_row
+from learner_setup import print_row
 
 ROOT = Path(__file__).resolve().parent.parent
 GIVE_UP_S = 3600
