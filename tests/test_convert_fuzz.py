@@ -69,8 +69,9 @@ def mutate_tensors(state, kind, number):
     if kind in ("rename", "copy"):
         state[other] = value
     elif kind == "shape":
-        turned = value.t() if value.ndim == 2 else value[:, None]
-        shapes = (value[:-1], value[None], value.flatten(), value.new_zeros(0), turned)
+        # Not a square matrix turned over: that is another sound policy.
+        longer = torch.cat([value, value])
+        shapes = (value[:-1], value[None], value.flatten(), value.new_zeros(0), longer)
         state[name] = shapes[number % len(shapes)].contiguous()
     elif kind == "type":
         types = (torch.float16, torch.float64, torch.int32, torch.bool)
