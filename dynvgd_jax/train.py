@@ -154,7 +154,8 @@ class Run:
         self.resume_store = ResumeStore(workdir)
         self.replay_log = ReplayLog(
             workdir / REPLAY,
-            max(config.replay.capacity, config.num_envs),
+            # several devices round up what each holds, and share whole vector steps
+            config.replay.capacity + 2 * config.num_envs,
             notes.get("segments"),
         )
         self.saved = saved
@@ -363,8 +364,12 @@ class Run:
         self.resume_store.restore_collector(saved.env_steps, self.collector)
         if self.replay_log.segments:
             flat_dim = self.policy.chunk_len * self.policy.action_dim
-            capacity = len(self.replay.data.reward)
-            data = self.replay_log.read(capacity, self.policy.obs_dim, flat_dim)
+            data = self.replay_log.read(
+                self.replay.data.reward.shape,
+                self.policy.obs_dim,
+                flat_dim,
+                step_rows=self.config.num_envs,
+            )
             self.replay = replay_lib.refill(self.replay, data, self.replay_log.total)
         for env_steps, values in saved.notes["pending"]:
             values = {k: np.float32(v) for k, v in values.items()}

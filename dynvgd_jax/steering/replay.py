@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dynvgd_jax.types import Transition
 
@@ -52,15 +53,25 @@ def init_replay(
 def refill(state: ReplayState, data: Transition, total: int) -> ReplayState:
     """Returns the buffer that held `total` transitions so far, `data` in its slots.
 
+    With a leading axis for devices, on those of `state`, `total` is of all together.
     `state` gives its memory back first and must not be used again.
     """
-    capacity = data.reward.shape[0]
+    shards = state.cursor.size
+    capacity = data.reward.shape[-1]
+    values = {
+        "cursor": total // shards % capacity,
+        "size": min(total // shards, capacity),
+    }
+
+    def place(value, like):
+        value = np.broadcast_to(np.asarray(value, like.dtype), like.shape)
+        return jax.device_put(value, like.sharding, may_alias=False)
+
     for leaf in state.data:
         leaf.delete()
     return state._replace(
-        data=Transition(*(jnp.array(part) for part in data)),
-        cursor=jnp.int32(total % capacity),
-        size=jnp.int32(min(total, capacity)),
+        data=jax.tree.map(place, data, state.data),
+        **{name: place(value, getattr(state, name)) for name, value in values.items()},
     )
 
 
