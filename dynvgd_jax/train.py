@@ -66,6 +66,7 @@ class Programs(NamedTuple):
     act: Callable  # (learner, params, obs, key, seeds, chunk_index, env_steps)
     init_replay: Callable  # (capacity, obs_dim, flat_action_dim) -> replay
     store: Callable  # (replay, transitions) -> replay
+    refill: Callable  # (replay, ring of transitions, total so far) -> replay
     update: Callable  # see steering.vgd.make_vgd
 
 
@@ -354,9 +355,10 @@ class Run:
         self.resume_store.restore_collector(saved.env_steps, self.collector)
         if self.replay_log.segments:
             flat_dim = self.policy.chunk_len * self.policy.action_dim
-            capacity = len(self.replay.data.reward)
+            capacity = self.replay.data.reward.size
             data = self.replay_log.read(capacity, self.policy.obs_dim, flat_dim)
-            self.replay = replay_lib.refill(self.replay, data, self.replay_log.total)
+            total = self.replay_log.total
+            self.replay = self.programs.refill(self.replay, data, total)
         for env_steps, values in saved.notes["pending"]:
             values = {k: np.float32(v) for k, v in values.items()}
             self.pending.append((env_steps, values))
@@ -495,13 +497,14 @@ def compile_programs(config: ConfigDict, policy: Policy, method) -> Programs:
     parallel.require_shares(num_devices, **sizes)
     shard = build_method(config, policy, num_devices)
     learning = parallel.compile_learning(
-        num_devices, replay_lib.init_replay, replay_lib.add, shard.update
+        num_devices, config.num_envs, replay_lib, shard.update
     )
     return Programs(
         decode=jax.jit(with_precision(decode, config.precision), static_argnums=0),
         act=lambda learner, *inputs: act(learning.local(learner), *inputs),
         init_replay=learning.init_replay,
         store=learning.store,
+        refill=learning.refill,
         update=learning.update,
     )
 

@@ -99,30 +99,31 @@ def replicas_equal(tree, num_devices):
 def compiled_learning(num_devices):
     """Three training calls as `train.py` makes them: replicas, shards, sizes."""
     method = make(num_devices)
-    learning = parallel.compile_learning(
-        num_devices, replay_lib.init_replay, replay_lib.add, method.update
-    )
-    replay = learning.init_replay(98, toy.OBS_DIM, toy.FLAT)
-    first = transitions(0, ENVS)
-    replay = learning.store(replay, first)
+    learning = parallel.compile_learning(num_devices, ENVS, replay_lib, method.update)
+    replay = learning.init_replay(22, toy.OBS_DIM, toy.FLAT)
+    replay = learning.store(replay, transitions(0, ENVS))
     params, state = toy.to_jax(toy.weights()), method.init(jax.random.key(0))
     for call in range(3):
         key = jax.random.key(call)
         fresh = transitions(call, ENVS)
         state, replay, metrics = learning.update(state, replay, params, fresh, key, 0)
-    stored = np.asarray(replay.data.obs)
-    rows = ENVS // num_devices
+    stored = jax.device_get(replay)
+    # The run's log holds the last 16 of 32 transitions, number i in slot i modulo 16.
+    last = jax.tree.map(
+        lambda *parts: np.concatenate(parts), transitions(1, ENVS), transitions(2, ENVS)
+    )
+    refilled = learning.refill(replay, last, 4 * ENVS)
     local = learning.local(state)
     return {
         "replicas_equal": replicas_equal(state, num_devices),
         "num_updates": int(state.num_updates),
-        "sizes": np.asarray(replay.size).tolist(),
-        "capacity": stored.shape[1],
+        "sizes": stored.size.tolist(),
         "shards": all(
-            np.array_equal(stored[i, :rows], first.obs[i * rows : (i + 1) * rows])
-            for i in range(num_devices)
+            np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(stored), jax.tree.leaves(refilled))
         ),
-        "replay_devices": len(replay.data.obs.addressable_shards),
+        "first_shard": np.array_equal(stored.data.obs[0, :2], last.obs[:2]),
+        "replay_devices": len(refilled.data.obs.addressable_shards),
         "local_devices": [len(leaf.devices()) for leaf in jax.tree.leaves(local)],
         "finite": all(np.isfinite(value) for value in metrics.values()),
     }
@@ -132,8 +133,8 @@ def draws(num_devices):
     """The batch keys of the devices."""
     seen = parallel.compile_learning(
         num_devices,
-        replay_lib.init_replay,
-        replay_lib.add,
+        num_devices,
+        replay_lib,
         lambda learner, replay, params, fresh, key, env_steps: (
             learner,
             replay._replace(data=jax.random.bits(key)),

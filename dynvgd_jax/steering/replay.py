@@ -43,13 +43,18 @@ def refill(state: ReplayState, data: Transition, total: int) -> ReplayState:
 
     `state` gives its memory back first and must not be used again.
     """
-    capacity = data.reward.shape[0]
     for leaf in state.data:
         leaf.delete()
-    return state._replace(
+    return filled(data, total)
+
+
+def filled(data: Transition, total: int | jax.Array) -> ReplayState:
+    """Returns the buffer with `data` in its slots after `total` transitions."""
+    capacity = data.reward.shape[0]
+    return ReplayState(
         data=Transition(*(jnp.array(part) for part in data)),
         cursor=jnp.int32(total % capacity),
-        size=jnp.int32(min(total, capacity)),
+        size=jnp.minimum(jnp.int32(total), capacity),
     )
 
 
