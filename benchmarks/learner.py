@@ -1,7 +1,8 @@
 """Speed and memory of the learner: the training call, and acting.
 
     python benchmarks/learner.py [--tasks=can,square] [--ddim=4,8]
-        [--sizes=published,quick] [--rounds=5] [--utd=0] [--precision] [--json]
+        [--sizes=published,quick] [--rounds=5] [--utd=0] [--precision] [--clock=wall]
+        [--json]
 
 Needs neither simulator nor PyTorch. In every round the training call is timed between
 two timings of plain matrix products, `x @ w`, of the same shapes; "share of plain
@@ -12,10 +13,10 @@ too long; 0 keeps the configuration's number.
 """
 
 import argparse
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from learner_setup import (
+    CLOCKS,
     Case,
     Learner,
     Row,
@@ -45,8 +46,8 @@ MAX_REPEATS = 200
 class PlainProducts:
     """Times the distinct products of a call, one after the other, by themselves."""
 
-    def __init__(self, products: Products):
-        self.products = products
+    def __init__(self, products: Products, clock: Callable):
+        self.products, self.clock = products, clock
         # The output is donated: a fresh one costs page faults that a call avoids.
         self.program = jax.jit(
             lambda x, w, out: x @ w, donate_argnums=2, keep_unused=True
@@ -59,34 +60,34 @@ class PlainProducts:
 
     def seconds(self) -> float:
         """Returns the seconds that all products of the call take."""
-        total = 0.0
+        total, clock = 0.0, self.clock
         for shape, times in self.products.items():
             x, w, out = self.inputs[shape]
             repeats = int(MIN_TIMED_FLOP / (2 * np.prod(shape, dtype=float)))
             repeats = min(max(repeats, 1), MAX_REPEATS)
-            begin = time.perf_counter()
+            begin = clock()
             for _ in range(repeats):
                 out = self.program(x, w, out)
             out.block_until_ready()
-            total += times * (time.perf_counter() - begin) / repeats
+            total += times * (clock() - begin) / repeats
             self.inputs[shape][2] = out
         return total
 
 
-def update_rows(case: Case, rounds: int) -> Iterator[Row]:
+def update_rows(case: Case, rounds: int, clock: Callable) -> Iterator[Row]:
     """Times the training call in turns with its plain products."""
-    begin = time.perf_counter()
+    begin = clock()
     learner = Learner(case)
-    yield "training call: trace and compile", time.perf_counter() - begin, "s"
+    yield "training call: trace and compile", clock() - begin, "s"
     products = call_products(case.config, case.policy)
-    plain, count = PlainProducts(products), flops(products)
+    plain, count = PlainProducts(products, clock), flops(products)
     learner.call()
     calls, shares = [], []
     before = plain.seconds()
     for _ in range(rounds):
-        begin = time.perf_counter()
+        begin = clock()
         learner.call()
-        calls.append(time.perf_counter() - begin)
+        calls.append(clock() - begin)
         after = plain.seconds()
         shares.append((before + after) / 2 / calls[-1])
         before = after
@@ -102,22 +103,22 @@ def update_rows(case: Case, rounds: int) -> Iterator[Row]:
     yield "training call: device memory", held / 1e6, "MB"
 
 
-def act_rows(case: Case, calls: int) -> Iterator[Row]:
+def act_rows(case: Case, calls: int, clock: Callable) -> Iterator[Row]:
     """Times acting from host observations to host actions."""
     state = jax.jit(case.method.init)(jax.random.key(0))
     params = jax.device_put(case.policy.params)
     for num_envs in ACT_ENVS:
         obs, noise = act_inputs(case.policy, num_envs)
-        begin = time.perf_counter()
+        begin = clock()
         act = jax.jit(case.method.act).lower(state, params, obs, noise, 0).compile()
-        seconds = time.perf_counter() - begin
+        seconds = clock() - begin
         if num_envs == 8:
             yield "acting, 8 environments: trace and compile", seconds, "s"
         latencies = []
         for _ in range(calls + 1):
-            begin = time.perf_counter()
+            begin = clock()
             np.asarray(act(state, params, obs, noise, np.int32(0))[0])
-            latencies.append(1e3 * (time.perf_counter() - begin))
+            latencies.append(1e3 * (clock() - begin))
         for share in (50, 99):
             value = float(np.percentile(latencies[1:], share))
             yield f"acting, {num_envs} environments: p{share}", value, "ms"
@@ -150,8 +151,9 @@ def case_rows(case: Case, options: argparse.Namespace) -> Iterator[Row]:
     if options.precision:
         yield from precision_rows(case)
     else:
-        yield from update_rows(case, options.rounds)
-        yield from act_rows(case, options.act_calls)
+        clock = CLOCKS[options.clock]
+        yield from update_rows(case, options.rounds, clock)
+        yield from act_rows(case, options.act_calls, clock)
 
 
 def main():

@@ -1,27 +1,24 @@
 """Several devices, in a process with 8 virtual CPU devices, equal one device."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.parallel import require_shares
+from tests.command import ROOT, environment
 from tests.test_train import random_policy
 
-ROOT = Path(__file__).resolve().parent.parent
 
-
-def child(*arguments, devices=8):
+def child(cache, *arguments, devices=8):
     flags = f"--xla_force_host_platform_device_count={devices}"
     done = subprocess.run(
         [sys.executable, "-m", "tests.parallel_child", *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env=environment(cache, XLA_FLAGS=flags),
         capture_output=True,
         text=True,
     )
@@ -30,8 +27,8 @@ def child(*arguments, devices=8):
 
 
 @pytest.fixture(scope="module")
-def found():
-    return child("math")
+def found(cache_folder):
+    return child(cache_folder, "math")
 
 
 @pytest.mark.parametrize("num_devices", ["2", "4", "8"])
@@ -61,11 +58,12 @@ def test_every_device_draws_its_own_batches(found):
 
 
 @pytest.mark.slow
-def test_runs_resume_bit_for_bit_and_on_fewer_devices(tmp_path):
+def test_runs_resume_bit_for_bit_and_on_fewer_devices(tmp_path, cache_folder):
     policy = random_policy(tmp_path / "policy")
 
     def run(name, vector_steps, devices=2):
-        result = child("run", policy, tmp_path / name, vector_steps, devices=devices)
+        job = ("run", policy, tmp_path / name, vector_steps)
+        result = child(cache_folder, *job, devices=devices)
         assert result["devices"] == devices
         return result
 
