@@ -20,6 +20,7 @@ from dynvgd_jax.errors import UserError
 from dynvgd_jax.rollout import Books, Collector
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.durable import write_durably
+from dynvgd_jax.runs.lock import LOCK_FILE, FolderLock
 from dynvgd_jax.runs.metrics import (
     CONFIG_FILE,
     EPISODE_COLUMNS,
@@ -97,6 +98,23 @@ def compare_versions(workdir: Path) -> list[str]:
         for name in names
         if old.get(name) != new.get(name)
     ]
+
+
+def lock_run(workdir: Path) -> FolderLock:
+    """Locks the folder of a run that goes on.
+
+    Raises:
+      UserError: there is no run in it, another process has it, or it is read-only.
+    """
+    if not workdir.is_dir():
+        raise UserError(f"{workdir} is no run folder: there is no such folder")
+    names = {path.name for path in workdir.iterdir()}
+    if names and not names & {CONFIG_FILE, LOCK_FILE}:
+        raise UserError(f"{workdir} is no run folder: it holds no {CONFIG_FILE}")
+    try:
+        return FolderLock(workdir)
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir}: {error.strerror}") from error
 
 
 def find_saved(workdir: Path, config: ConfigDict) -> Saved | None:

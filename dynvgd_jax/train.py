@@ -7,39 +7,34 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dynvgd_jax import parallel
 from dynvgd_jax.agent import POLICY, build_method, checkpoint_tree, load_learner
-from dynvgd_jax.config_check import num_offline
 from dynvgd_jax.demos.offline import Offline, load_offline
 from dynvgd_jax.diffusion.policy import Policy, load_policy, save_policy
-from dynvgd_jax.diffusion.sampler import ddim_decode
-from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.divergence import Record, diagnose
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.evaluate import evaluate, evaluation_seeds
-from dynvgd_jax.precision import with_precision
+from dynvgd_jax.programs import compile_programs
 from dynvgd_jax.resume import (
     REPLAY,
     ResumeStore,
     Saved,
     collector_tree,
     find_saved,
+    lock_run,
 )
 from dynvgd_jax.rollout import ActFn, Collector
 from dynvgd_jax.runs.clocks import Clocks, Due
-from dynvgd_jax.runs.lock import LOCK_FILE, FolderLock
-from dynvgd_jax.runs.metrics import CONFIG_FILE, MetricsLog
+from dynvgd_jax.runs.lock import FolderLock
+from dynvgd_jax.runs.metrics import MetricsLog
 from dynvgd_jax.runs.replay_log import ReplayLog
 from dynvgd_jax.runs.report import Progress, Summary, print_results, summarise
 from dynvgd_jax.steering import replay as replay_lib
 from dynvgd_jax.steering.replay import ReplayState
-from dynvgd_jax.steering.vgd import start_noise
 from dynvgd_jax.types import EpisodeResult, Transition, VectorEnv
 
 log = logging.getLogger(__name__)
@@ -59,16 +54,6 @@ _ADVICE = "the last checkpoint is kept; lower learning_rate or guidance.scale"
 ACTIVITIES = ("rollout", "act", "update", "eval")
 
 MakeEnv = Callable[[int], VectorEnv]
-
-
-class Programs(NamedTuple):
-    """The compiled functions of a run."""
-
-    decode: Callable  # (noise kind, params, obs, key, seeds, chunk_index) -> chunk
-    act: Callable  # (learner, params, obs, key, seeds, chunk_index, env_steps)
-    init_replay: Callable  # (capacity, obs_dim, flat_action_dim, offline) -> replay
-    store: Callable  # (replay, transitions) -> replay
-    update: Callable  # see steering.vgd.make_vgd
 
 
 class _StoppedError(Exception):
@@ -102,7 +87,7 @@ def train(
       StuckError: an environment hangs.
     """
     workdir = Path(workdir)
-    with _lock_run(workdir) if resume else contextlib.nullcontext() as lock:
+    with lock_run(workdir) if resume else contextlib.nullcontext() as lock:
         source, saved = config.base_policy, None
         if resume:
             saved = find_saved(workdir, config)
@@ -515,55 +500,6 @@ class Run:
         }
         values |= self.clocks.report(self.env_steps)
         self.log.scalars(self.env_steps, values)
-
-
-def compile_programs(config: ConfigDict, policy: Policy, method) -> Programs:
-    """Returns the run's functions, compiled on first use, states donated."""
-    schedule = ddim_schedule(policy.schedule, config.ddim_steps)
-    chunk_shape = (policy.chunk_len, policy.action_dim)
-
-    def decode(kind, params, obs, key, seeds, chunk_index):
-        noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
-        eps_fn = policy.eps_fn_maker(schedule)(params)
-        return ddim_decode(eps_fn, schedule, noise, obs)[0]
-
-    @jax.jit
-    def act(learner, params, obs, key, seeds, chunk_index, env_steps):
-        kind = config.acting_noise
-        noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
-        return method.act(learner, params, obs, noise, env_steps)
-
-    num_devices = jax.local_device_count()
-    sizes = {
-        "batch_size": config.batch_size,
-        "num_envs": config.num_envs,
-        "replay.offline_share x batch_size": num_offline(config),
-    }
-    parallel.require_shares(num_devices, **sizes)
-    shard = build_method(config, policy, num_devices)
-    learning = parallel.compile_learning(
-        num_devices, replay_lib.init_replay, replay_lib.add, shard.update
-    )
-    return Programs(
-        decode=jax.jit(with_precision(decode, config.precision), static_argnums=0),
-        act=lambda learner, *inputs: act(learning.local(learner), *inputs),
-        init_replay=learning.init_replay,
-        store=learning.store,
-        update=learning.update,
-    )
-
-
-def _lock_run(workdir: Path) -> FolderLock:
-    """Locks the folder of a run that goes on."""
-    if not workdir.is_dir():
-        raise UserError(f"{workdir} is no run folder: there is no such folder")
-    names = {path.name for path in workdir.iterdir()}
-    if names and not names & {CONFIG_FILE, LOCK_FILE}:
-        raise UserError(f"{workdir} is no run folder: it holds no {CONFIG_FILE}")
-    try:
-        return FolderLock(workdir)
-    except OSError as error:
-        raise UserError(f"cannot write to {workdir}: {error.strerror}") from error
 
 
 def _success(episodes) -> float | None:
