@@ -6,7 +6,7 @@
 Evaluates a base policy (DDIM 8, `randn` start noise) on the same episodes with each
 engine, in turns of 50 episodes, so that a drifting machine is fair to all. Prints the
 seconds, the success with 95 % Wilson intervals, and each engine's share of the last
-one's time.
+one's time and its episodes with the last one's outcome.
 """
 
 import argparse
@@ -75,22 +75,23 @@ def main():
             begin = time.perf_counter()
             results[name] += evaluate(env, act, turn)
             seconds[name] += time.perf_counter() - begin
+    last = engines[-1]
     for name in engines:
+        pairs = zip(results[name], results[last], strict=True)
+        same = sum(a.success_chunk == b.success_chunk for a, b in pairs)
         wins = sum(r.success_chunk for r in results[name])
-        share = seconds[name] / seconds[engines[-1]]
+        share = seconds[name] / seconds[last]
         row = {
             "task": policy.task,
             "engine": name,
             "episodes": len(seeds),
             "seconds": round(seconds[name], 1),
-            f"share of {engines[-1]}": round(share, 3),
+            f"share of {last}": round(share, 3),
             "success": success_text(wins, len(seeds)),
+            f"outcomes as {last}": same,
         }
         text = ", ".join(f"{what} {value}" for what, value in row.items())
         print(json.dumps(row) if options.json else text, flush=True)
-    first, last = (results[name] for name in (engines[0], engines[-1]))
-    same = sum(a.success_chunk == b.success_chunk for a, b in zip(first, last))
-    print(f"{engines[0]} and {engines[-1]} agree in {same} of {len(seeds)} episodes")
 
 
 if __name__ == "__main__":

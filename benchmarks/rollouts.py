@@ -8,7 +8,8 @@ robosuite, of our engines on one thread and on all cores, and of MuJoCo's bare
 `mj_step` (25 per control step) on the stock scene. One thread is timed by the CPU's
 clock, so that other work on the machine counts less; all cores by the wall clock.
 The second plays the same episodes on robosuite and on ours and says where they
-part. Actions are random, an expert's or those of the built-in base policy.
+part. Actions are random, an expert's or those of the built-in base policy. Engine
+`all-contacts` is `compiled` with the contacts of the task's unused objects.
 """
 
 import argparse
@@ -27,6 +28,17 @@ import numpy as np
 from dynvgd_jax.envs import tasks
 from dynvgd_jax.envs.control import SUBSTEPS, CompiledStepper
 from dynvgd_jax.envs.stock import StockStepper
+
+ENGINES = {
+    "compiled": {},
+    "all-contacts": {"keep_unused_contacts": True},
+    "exact": {"exact": True},
+}
+
+
+def make_stepper(task: tasks.Task, engine: str) -> CompiledStepper:
+    """Returns one environment of the task on the named engine."""
+    return CompiledStepper(tasks.make_env(task), task, **ENGINES[engine])
 
 
 def wandering(rng, steps: int, action_dim: int) -> np.ndarray:
@@ -76,17 +88,11 @@ def timed(steppers, threads, actions, seconds):
 def speeds(name: str, rounds: int, seconds: float) -> dict[str, float]:
     """Returns the median of each engine's speed over interleaved rounds."""
     task, cores = tasks.get_task(name), os.cpu_count()
-    build = lambda make: make(tasks.make_env(task), task)  # noqa: E731
     groups = {
-        "robosuite": ([build(StockStepper)], 1),
-        "compiled, 1 thread": ([build(CompiledStepper)], 1),
-        "compiled, all contacts, 1 thread": (
-            [build(lambda e, t: CompiledStepper(e, t, keep_unused_contacts=True))],
-            1,
-        ),
-        "exact, 1 thread": ([build(lambda e, t: CompiledStepper(e, t, exact=True))], 1),
+        "robosuite": ([StockStepper(tasks.make_env(task), task)], 1),
+        **{f"{e}, 1 thread": ([make_stepper(task, e)], 1) for e in ENGINES},
         f"compiled, {cores} threads": (
-            [build(CompiledStepper) for _ in range(2 * cores)],
+            [make_stepper(task, "compiled") for _ in range(2 * cores)],
             cores,
         ),
         "mj_step, stock scene": ([RawPhysics(tasks.make_env(task))], 1),
@@ -157,10 +163,9 @@ def used_joints(env, task) -> list[int]:
 class Comparison:
     """What one engine did beside robosuite, over several episodes."""
 
-    def __init__(self, engine: str, task: tasks.Task):
-        self.engine, self.length = engine, task.max_episode_env_steps
-        exact = engine == "exact"
-        self.stepper = CompiledStepper(tasks.make_env(task), task, exact=exact)
+    def __init__(self, engine: str, task: tasks.Task, length: int):
+        self.engine, self.length = engine, length
+        self.stepper = make_stepper(task, engine)
         self.joints = used_joints(self.stepper.env, task)
         self.errors_100, self.errors_end, self.parted = [], [], []
         self.unequal = self.wins = 0
@@ -207,21 +212,25 @@ class Comparison:
         return {f"{self.engine}: {what}": value for what, value in rows.items()}
 
 
-def agreement(name: str, episodes: int, kind: str, engines: list[str]) -> dict:
+def agreement(
+    name: str, episodes: int, length: int | None, kind: str, engines: list[str]
+) -> dict:
     """Plays episodes on robosuite and on `engines`; returns errors, where they part.
 
-    Experts and policies look at the stock environment; all get their actions. An
-    error is the largest difference of any observation or joint coordinate so far.
+    length: control steps of an episode, None takes the task's time limit. Experts and
+    policies look at the stock environment; all get their actions. An error is the
+    largest difference of any observation or joint coordinate so far.
     """
     task = tasks.get_task(name)
     stock = StockStepper(tasks.make_env(task), task)
-    compared, wins = [Comparison(engine, task) for engine in engines], 0
+    length = length or task.max_episode_env_steps
+    compared, wins = [Comparison(engine, task, length) for engine in engines], 0
     for seed in range(episodes):
         obs = tasks.observe(task, tasks.reset_env(stock.env, seed))
         for one in compared:
             one.start(seed)
         act, won = actor(name, kind, seed), False
-        for k in range(task.max_episode_env_steps):
+        for k in range(length):
             action = act(stock.env, obs, k)
             expected = stock.run(action[None])
             obs, won = expected.obs, won or bool(expected.success[0])
@@ -230,7 +239,8 @@ def agreement(name: str, episodes: int, kind: str, engines: list[str]) -> dict:
         wins += won
         for one in compared:
             one.end()
-    rows = {"episodes": episodes, "robosuite: successful episodes": wins}
+    rows = {"episodes": episodes, "control steps each": length}
+    rows |= {"robosuite: successful episodes": wins}
     for one in compared:
         rows |= one.rows()
     return rows
@@ -244,15 +254,22 @@ def main():
     parser.add_argument("--seconds", type=float, default=1.0, help="per measurement")
     parser.add_argument("--agreement", action="store_true")
     parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--env_steps", type=int, help="per episode, 100 at least")
     parser.add_argument(
         "--actions", choices=("random", "expert", "policy"), default="random"
     )
     parser.add_argument("--engines", default="compiled,exact", help="to compare")
     options = parser.parse_args()
+    unknown = set(options.engines.split(",")) - set(ENGINES)
+    if unknown:
+        parser.error(f"unknown engines {sorted(unknown)}; known are {list(ENGINES)}")
+    if options.env_steps is not None and options.env_steps < 100:
+        parser.error("--env_steps must be at least 100, where errors are compared")
     for name in options.tasks.split(","):
         if options.agreement:
             rows = agreement(
-                name, options.episodes, options.actions, options.engines.split(",")
+                *(name, options.episodes, options.env_steps, options.actions),
+                options.engines.split(","),
             )
         else:
             rows = speeds(name, options.rounds, options.seconds)

@@ -7,7 +7,7 @@ device axis. With one device nothing of this is in the program.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -21,10 +21,8 @@ AXIS = "devices"
 class Learning(NamedTuple):
     """The compiled functions that touch every device; states are donated."""
 
-    init_replay: Callable  # (capacity, obs_dim, flat_action_dim) -> replay
+    init_replay: Callable  # (capacity, obs_dim, flat_action_dim, offline) -> replay
     store: Callable  # (replay, transitions) -> replay
-    # (replay, ring, total) -> replay: see `ring_shards`; frees the old one first
-    refill: Callable
     # (learner, replay, policy_params, transitions, key, env_steps) -> (learner, replay,
     # metrics)
     update: Callable
@@ -48,23 +46,22 @@ def require_shares(num_devices: int, **sizes: int) -> None:
 
 
 def compile_learning(
-    num_devices: int, num_envs: int, replay_lib: Any, update: Callable
+    num_devices: int, init_replay: Callable, add: Callable, update: Callable
 ) -> Learning:
     """Returns the functions of `Learning` on the first `num_devices` devices.
 
     Args:
       num_devices: at least 1, at most the local devices.
-      num_envs: transitions that are stored at once, a multiple of `num_devices`.
-      replay_lib: `init_replay`, `add`, `refill` and `filled` of one device's buffer
-        (`steering.replay`).
+      init_replay: `(capacity, obs_dim, flat_action_dim, offline) -> replay` of one
+        device; each gets all of the offline transitions.
+      add: `(replay, transitions) -> replay` of one device.
       update: the training call of one device; for several it must average what it
         learns from its batches with `mean_over_devices`.
     """
     if num_devices == 1:
         return Learning(
-            init_replay=replay_lib.init_replay,
-            store=jax.jit(replay_lib.add, donate_argnums=0),
-            refill=replay_lib.refill,
+            init_replay=init_replay,
+            store=jax.jit(add, donate_argnums=0),
             update=jax.jit(update, donate_argnums=(0, 1)),
             local=lambda learner: learner,
         )
@@ -74,8 +71,7 @@ def compile_learning(
         key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
         return update(learner, replay, policy_params, fresh, key, env_steps)
 
-    store = jax.pmap(replay_lib.add, AXIS, devices=devices, donate_argnums=0)
-    fill = jax.pmap(replay_lib.filled, AXIS, in_axes=(0, None), devices=devices)
+    store = jax.pmap(add, AXIS, devices=devices, donate_argnums=0)
     update_all = jax.pmap(
         update_shard,
         AXIS,
@@ -85,20 +81,14 @@ def compile_learning(
         donate_argnums=(0, 1),
     )
 
-    def init_all(capacity, obs_dim, flat_action_dim):
-        # Whole vector steps, so that all shards forget the same ones.
-        shard = capacity // num_envs * (num_envs // num_devices)
+    def init_all(capacity, obs_dim, flat_action_dim, offline=None):
+        shard = -(-capacity // num_devices)
 
-        def empty(_):
-            return replay_lib.init_replay(shard, obs_dim, flat_action_dim)
+        def init_shard(_, offline):
+            return init_replay(shard, obs_dim, flat_action_dim, offline)
 
-        return jax.pmap(empty, AXIS, devices=devices)(np.arange(num_devices))
-
-    def refill(replay, ring, total):
-        for leaf in jax.tree.leaves(replay):
-            leaf.delete()
-        shards = ring_shards(ring, num_devices, num_envs)
-        return fill(shards, np.int32(total // num_devices))
+        init = jax.pmap(init_shard, AXIS, in_axes=(0, None), devices=devices)
+        return init(np.arange(num_devices), offline)
 
     def call(learner, replay, policy_params, fresh, key, env_steps):
         fresh = split(fresh, num_devices)
@@ -107,7 +97,6 @@ def compile_learning(
     return Learning(
         init_replay=init_all,
         store=lambda replay, fresh: store(replay, split(fresh, num_devices)),
-        refill=refill,
         update=call,
         local=lambda learner: jax.tree.map(_first_copy, learner),
     )
@@ -118,20 +107,6 @@ def split(tree: PyTree, num_devices: int) -> PyTree:
     return jax.tree.map(
         lambda leaf: leaf.reshape(num_devices, -1, *leaf.shape[1:]), tree
     )
-
-
-def ring_shards(ring: PyTree, num_devices: int, num_envs: int) -> PyTree:
-    """Returns each device's slots `[n, slots / n]` of one ring buffer of all devices.
-
-    Transition number i lies in slot i modulo `slots`, a multiple of `num_envs`; the
-    device that stored it is that of its environment, i modulo `num_envs`.
-    """
-
-    def cut(leaf):
-        steps = leaf.reshape(-1, num_devices, num_envs // num_devices, *leaf.shape[1:])
-        return steps.swapaxes(0, 1).reshape(num_devices, -1, *leaf.shape[1:])
-
-    return jax.tree.map(cut, ring)
 
 
 def _first_copy(leaf: jax.Array) -> jax.Array:

@@ -39,7 +39,14 @@ REPLAY = "replay"  # the replay buffer's transitions
 
 # Budgets, evaluation and what only concerns files or speed; all else is the run's
 # meaning.
-CHANGEABLE = ("total_env_steps", "eval.", "checkpoint.", "log.", "env.num_threads")
+CHANGEABLE = (
+    "total_env_steps",
+    "eval.",
+    "checkpoint.",
+    "log.",
+    "env.num_threads",
+    "replay.offline_dataset",  # its place; its content is compared
+)
 
 
 KEPT_CHECKPOINTS = 2

@@ -14,7 +14,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dynvgd_jax import parallel
-from dynvgd_jax.agent import POLICY, build_method, checkpoint_tree
+from dynvgd_jax.agent import POLICY, build_method, checkpoint_tree, load_learner
+from dynvgd_jax.config_check import num_offline
+from dynvgd_jax.demos.offline import Offline, load_offline
 from dynvgd_jax.diffusion.policy import Policy, load_policy, save_policy
 from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import ddim_schedule
@@ -64,9 +66,8 @@ class Programs(NamedTuple):
 
     decode: Callable  # (noise kind, params, obs, key, seeds, chunk_index) -> chunk
     act: Callable  # (learner, params, obs, key, seeds, chunk_index, env_steps)
-    init_replay: Callable  # (capacity, obs_dim, flat_action_dim) -> replay
+    init_replay: Callable  # (capacity, obs_dim, flat_action_dim, offline) -> replay
     store: Callable  # (replay, transitions) -> replay
-    refill: Callable  # (replay, ring of transitions, total so far) -> replay
     update: Callable  # see steering.vgd.make_vgd
 
 
@@ -137,6 +138,10 @@ class Run:
         self.config, self.policy, self.stop = config, policy, stop
         self.method = build_method(config, policy)
         self.programs = compile_programs(config, policy, self.method)
+        self.learner = None  # until it is needed
+        if config.initial_critics and saved is None:
+            self.learner = load_learner(config.initial_critics, self.method)
+        self.offline = self._load_offline(saved)
         self.env = make_env(config.num_envs)
         policy.require_fit(self.env.obs_dim, self.env.action_dim, self.env.chunk_len)
         self.eval_env = make_env(min(config.eval.num_envs, config.eval.episodes))
@@ -149,7 +154,8 @@ class Run:
         self.resume_store = ResumeStore(workdir)
         self.replay_log = ReplayLog(
             workdir / REPLAY,
-            max(config.replay.capacity, config.num_envs),
+            # several devices round up what each holds, and share whole vector steps
+            config.replay.capacity + 2 * config.num_envs,
             notes.get("segments"),
         )
         self.saved = saved
@@ -198,7 +204,9 @@ class Run:
         From here on the run can be resumed, whatever happens.
         """
         config = self.config
-        self.learner = jax.jit(self.method.init)(jax.random.fold_in(self.key, INIT_KEY))
+        if self.learner is None:
+            init_key = jax.random.fold_in(self.key, INIT_KEY)
+            self.learner = jax.jit(self.method.init)(init_key)
         self.collector = Collector(self.env, config.seed, config.reward_offset)
         if config.method != "base":
             self.replay = self._allocate_replay()
@@ -342,6 +350,7 @@ class Run:
             "recent": [list(result) for result in self.recent],
             "summaries": [list(summary) for summary in self.summaries],
             "to_evaluate": self.to_evaluate,
+            "offline_sha256": self.offline and self.offline.sha256,
         }
         envs = collector_tree(self.collector)
         self.resume_store.save(self.env_steps, tree, envs, notes)
@@ -355,10 +364,13 @@ class Run:
         self.resume_store.restore_collector(saved.env_steps, self.collector)
         if self.replay_log.segments:
             flat_dim = self.policy.chunk_len * self.policy.action_dim
-            capacity = self.replay.data.reward.size
-            data = self.replay_log.read(capacity, self.policy.obs_dim, flat_dim)
-            total = self.replay_log.total
-            self.replay = self.programs.refill(self.replay, data, total)
+            data = self.replay_log.read(
+                self.replay.data.reward.shape,
+                self.policy.obs_dim,
+                flat_dim,
+                step_rows=self.config.num_envs,
+            )
+            self.replay = replay_lib.refill(self.replay, data, self.replay_log.total)
         for env_steps, values in saved.notes["pending"]:
             values = {k: np.float32(v) for k, v in values.items()}
             self.pending.append((env_steps, values))
@@ -381,6 +393,31 @@ class Run:
         self.env_steps += self.vector_step
         return fresh
 
+    def _load_offline(self, saved: Saved | None) -> Offline | None:
+        """Reads the offline transitions; a resumed run's must be those it began with.
+
+        Raises:
+          UserError: the file is unfit, or another than it was.
+        """
+        config, policy = self.config, self.policy
+        offline = None
+        if config.replay.offline_dataset:
+            offline = load_offline(
+                config.replay.offline_dataset,
+                policy.normalization,
+                policy.chunk_len,
+                config.reward_offset,
+                config.task,
+            )
+        if saved is not None:
+            found, expected = offline and offline.sha256, saved.notes["offline_sha256"]
+            if found != expected:
+                raise UserError(
+                    f"config.replay.offline_dataset: found {found} (SHA-256), expected "
+                    f"{expected}: the run began with other offline transitions"
+                )
+        return offline
+
     def _allocate_replay(self) -> ReplayState:
         """Reserves what the run can fill, now rather than hours later."""
         steps = -(-self.config.total_env_steps // self.vector_step)
@@ -391,8 +428,12 @@ class Run:
         self.progress.message(
             f"replay buffer: {capacity:,} transitions, {size / 1e6:,.0f} MB"
         )
+        if self.offline is not None:
+            count = len(self.offline.transitions.reward)
+            self.progress.message(f"offline transitions: {count:,}")
+        offline = self.offline and self.offline.transitions
         init_replay = self.programs.init_replay
-        return init_replay(capacity, self.policy.obs_dim, flat_dim)
+        return init_replay(capacity, self.policy.obs_dim, flat_dim, offline)
 
     def _evaluate(self, name: str, act: ActFn) -> None:
         done: list[EpisodeResult] = []
@@ -493,18 +534,21 @@ def compile_programs(config: ConfigDict, policy: Policy, method) -> Programs:
         return method.act(learner, params, obs, noise, env_steps)
 
     num_devices = jax.local_device_count()
-    sizes = {"batch_size": config.batch_size, "num_envs": config.num_envs}
+    sizes = {
+        "batch_size": config.batch_size,
+        "num_envs": config.num_envs,
+        "replay.offline_share x batch_size": num_offline(config),
+    }
     parallel.require_shares(num_devices, **sizes)
     shard = build_method(config, policy, num_devices)
     learning = parallel.compile_learning(
-        num_devices, config.num_envs, replay_lib, shard.update
+        num_devices, replay_lib.init_replay, replay_lib.add, shard.update
     )
     return Programs(
         decode=jax.jit(with_precision(decode, config.precision), static_argnums=0),
         act=lambda learner, *inputs: act(learning.local(learner), *inputs),
         init_replay=learning.init_replay,
         store=learning.store,
-        refill=learning.refill,
         update=learning.update,
     )
 

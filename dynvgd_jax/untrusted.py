@@ -1,5 +1,6 @@
 """Reads files from outside as if they were hostile: no pickle, sizes checked first."""
 
+import hashlib
 import json
 import math
 import tokenize
@@ -15,7 +16,6 @@ from dynvgd_jax.errors import UserError
 
 # Our demonstration files take some 10 MB.
 MAX_NPZ_BYTES = 4 * 2**30
-
 MAX_JSON_BYTES = 16 * 2**20  # ours are below 100 kB
 
 _HEADERS = {
@@ -59,25 +59,6 @@ def load_npz(
         ) from error
 
 
-def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        if version not in _HEADERS:
-            raise ValueError(f"{info.filename} has the unknown version {version}")
-        shape, fortran_order, dtype = _HEADERS[version](member)
-        if dtype.hasobject:
-            raise ValueError(f"{info.filename} holds Python objects, expected numbers")
-        size = math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or member.tell() + size != info.file_size:
-            raise ValueError(
-                f"{info.filename} declares {shape} of {dtype}, its {info.file_size:,} "
-                "bytes are others"
-            )
-        order = "F" if fortran_order else "C"
-        content = bytearray(member.read())
-        return np.frombuffer(content, dtype).reshape(shape, order=order)
-
-
 def load_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Returns the JSON object in a file of at most `max_bytes`.
 
@@ -95,3 +76,28 @@ def load_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, An
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged: no JSON object")
     return value
+
+
+def sha256(path: str | Path) -> str:
+    """Returns the file's SHA-256 in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in _HEADERS:
+            raise ValueError(f"{info.filename} has the unknown version {version}")
+        shape, fortran_order, dtype = _HEADERS[version](member)
+        if dtype.hasobject:
+            raise ValueError(f"{info.filename} holds Python objects, expected numbers")
+        size = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or member.tell() + size != info.file_size:
+            raise ValueError(
+                f"{info.filename} declares {shape} of {dtype}, its {info.file_size:,} "
+                "bytes are others"
+            )
+        order = "F" if fortran_order else "C"
+        content = bytearray(member.read())
+        return np.frombuffer(content, dtype).reshape(shape, order=order)

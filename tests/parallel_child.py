@@ -99,31 +99,30 @@ def replicas_equal(tree, num_devices):
 def compiled_learning(num_devices):
     """Three training calls as `train.py` makes them: replicas, shards, sizes."""
     method = make(num_devices)
-    learning = parallel.compile_learning(num_devices, ENVS, replay_lib, method.update)
-    replay = learning.init_replay(22, toy.OBS_DIM, toy.FLAT)
-    replay = learning.store(replay, transitions(0, ENVS))
+    learning = parallel.compile_learning(
+        num_devices, replay_lib.init_replay, replay_lib.add, method.update
+    )
+    replay = learning.init_replay(98, toy.OBS_DIM, toy.FLAT)
+    first = transitions(0, ENVS)
+    replay = learning.store(replay, first)
     params, state = toy.to_jax(toy.weights()), method.init(jax.random.key(0))
     for call in range(3):
         key = jax.random.key(call)
         fresh = transitions(call, ENVS)
         state, replay, metrics = learning.update(state, replay, params, fresh, key, 0)
-    stored = jax.device_get(replay)
-    # The run's log holds the last 16 of 32 transitions, number i in slot i modulo 16.
-    last = jax.tree.map(
-        lambda *parts: np.concatenate(parts), transitions(1, ENVS), transitions(2, ENVS)
-    )
-    refilled = learning.refill(replay, last, 4 * ENVS)
+    stored = np.asarray(replay.data.obs)
+    rows = ENVS // num_devices
     local = learning.local(state)
     return {
         "replicas_equal": replicas_equal(state, num_devices),
         "num_updates": int(state.num_updates),
-        "sizes": stored.size.tolist(),
+        "sizes": np.asarray(replay.size).tolist(),
+        "capacity": stored.shape[1],
         "shards": all(
-            np.array_equal(a, b)
-            for a, b in zip(jax.tree.leaves(stored), jax.tree.leaves(refilled))
+            np.array_equal(stored[i, :rows], first.obs[i * rows : (i + 1) * rows])
+            for i in range(num_devices)
         ),
-        "first_shard": np.array_equal(stored.data.obs[0, :2], last.obs[:2]),
-        "replay_devices": len(refilled.data.obs.addressable_shards),
+        "replay_devices": len(replay.data.obs.addressable_shards),
         "local_devices": [len(leaf.devices()) for leaf in jax.tree.leaves(local)],
         "finite": all(np.isfinite(value) for value in metrics.values()),
     }
@@ -133,8 +132,8 @@ def draws(num_devices):
     """The batch keys of the devices."""
     seen = parallel.compile_learning(
         num_devices,
-        num_devices,
-        replay_lib,
+        replay_lib.init_replay,
+        replay_lib.add,
         lambda learner, replay, params, fresh, key, env_steps: (
             learner,
             replay._replace(data=jax.random.bits(key)),

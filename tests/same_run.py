@@ -40,7 +40,7 @@ def arrays(folder, steps):
     obs_dim = found["resume/obs"].shape[1]
     rows = np.load(log.folder / log.segments[0]["name"])
     flat_action_dim = rows.shape[1] - 2 * obs_dim - 2
-    found |= log.read(capacity, obs_dim, flat_action_dim)._asdict()
+    found |= log.read((capacity,), obs_dim, flat_action_dim)._asdict()
     return found | {"replay/total": log.total}
 
 

@@ -93,6 +93,10 @@ def test_quick_changes_sizes_but_not_the_method():
         ({"task": "transport"}, "no built-in transport policy"),
         ({"base_policy": "/nowhere"}, "no folder '/nowhere'"),
         ({"base_policy": "/"}, "holds no policy.json"),
+        (
+            {"replay.offline_dataset": "x.npz", "replay.offline_share": 0.0},
+            "offline_share: found 0.0, expected at least",
+        ),
         ({"seed": "a"}, "config.seed: found 'a', expected int"),
         ({"guidance.lambda": 1.0}, "nearest is config.guidance."),
     ],

@@ -221,7 +221,7 @@ def test_every_damage_of_every_file_is_noticed(toy_config, finished_run, tmp_pat
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("config.json", "damaged"),
+        ("config.json", "damaged|cannot go on"),
         ("policy/policy.json", "damaged|not describe|missing"),
         ("policy/normalization.npz", "normalization.npz"),
         ("policy/weights/manifest.json", "damaged|missing"),

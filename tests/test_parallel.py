@@ -46,11 +46,10 @@ def test_training_calls_share_replay_and_keep_replicas_equal(found):
     result = found["compiled"]
     assert result["replicas_equal"] and result["finite"]
     assert result["num_updates"] == 3 * 2
-    # One store and three calls of 8 transitions; 22 slots are two whole vector steps,
-    # that is 16, a quarter on each device.
-    assert result["sizes"] == [4] * 4
-    assert result["shards"] and result["first_shard"]
-    assert result["replay_devices"] == 4
+    # One store and three calls of 8 transitions, a quarter on each device; 98 slots.
+    assert result["sizes"] == [4 * 8 // 4] * 4
+    assert result["capacity"] == 25
+    assert result["shards"] and result["replay_devices"] == 4
     assert set(result["local_devices"]) == {1}
 
 

@@ -289,7 +289,10 @@ def load_policy(source: str | Path) -> Policy:
 
 def _build_network(fields: dict[str, Any]) -> DiffusionMLP:
     """Returns the module of a description; sizes are checked before any memory is."""
-    network = DiffusionMLP(**{name: fields[name] for name in _NETWORK_FIELDS})
+    if set(fields) != set(_NETWORK_FIELDS):
+        wrong = sorted(set(fields) ^ set(_NETWORK_FIELDS))
+        raise ValueError(f"network fields {wrong} missing or unknown")
+    network = DiffusionMLP(**fields)
     sizes = (network.obs_dim, network.action_dim, network.chunk_len, network.time_dim)
     sizes += network.hidden_dims + network.cond_dims
     if not all(type(size) is int and 1 <= size <= MAX_SIZE for size in sizes):

@@ -246,7 +246,9 @@ class CompiledStepper:
     The environment's `sim.data` stays the simulator's only state, so robosuite's
     accessors remain valid between chunks; its controllers are not used.
     Objects that the task does not use collide with nothing here: they lie far away
-    from everything else, so only the time of their own contacts is saved (they fall).
+    from everything else, so the time of their own contacts is saved (they fall). They
+    act on the rest only through the point from which MuJoCo starts all its solvers,
+    which moves a solution within the solver's tolerance.
     `keep_unused_contacts` is for comparisons. `exact` keeps them too and computes
     torques with robosuite's own arithmetic: every bit equals robosuite's, for about
     half the speed.

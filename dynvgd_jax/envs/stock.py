@@ -31,14 +31,16 @@ class StockStepper:
         rewards = np.zeros(len(actions))
         success = np.zeros(len(actions), bool)
         obs = np.full(self.task.obs_dim, np.nan)
+        data = self.env.sim.data._data
         for i, action in enumerate(actions):
+            before = data.time
             try:
                 obs_dict, rewards[i], _, _ = self.env.step(action)
             except np.linalg.LinAlgError:  # the controller met a non-finite state
                 return ChunkOutcome(obs, rewards, success, True)
             obs = observe(self.task, obs_dict)
-            data = self.env.sim.data._data
-            if data.warning.number.any() or not np.isfinite(obs).all():
+            broken = data.warning.number.any() or not data.time > before
+            if broken or not np.isfinite(obs).all():
                 return ChunkOutcome(obs, rewards, success, True)
             success[i] = bool(self.env._check_success())
         return ChunkOutcome(obs, rewards, success, False)

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 VERIFIED_MUJOCO = "3.3.7"  # the compiled engine was compared with robosuite on this
 # An environment is stuck when none has finished its chunk for this long, some thousand
-# times what the slowest engine takes; the first chunk compiles for a minute or more.
+# times what the slowest engine takes on a quiet machine.
 STUCK_AFTER_S = 300.0
 STUCK_PER_CONTROL_STEP_S = 30.0
 _WAIT_SLICE_S = 1.0
@@ -73,6 +73,8 @@ class RobosuiteVectorEnv:
         if self.engine == "robosuite":
             num_threads = 1  # pure Python: threads would only wait for each other
         self.num_threads = num_threads or os.cpu_count() or 1
+        # Compiles now, which can take minutes, not in the first step, which is watched.
+        self._steppers[0].run(np.empty((0, self.action_dim)))
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="envs")
         self._pending = deque()  # (indices, length, futures) per running step_async
 
@@ -207,7 +209,7 @@ class RobosuiteVectorEnv:
         if engine != "robosuite" and mujoco.__version__ != VERIFIED_MUJOCO:
             log.warning(
                 "mujoco %s is installed, the compiled engine was verified with %s: "
-                "using robosuite's own step, about six times slower",
+                "using robosuite's own step, about ten times slower",
                 mujoco.__version__,
                 VERIFIED_MUJOCO,
             )

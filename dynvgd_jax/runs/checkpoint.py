@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.durable import new_folder
-from dynvgd_jax.untrusted import load_json
+from dynvgd_jax.untrusted import load_json, sha256
 
 PyTree = Any
 MANIFEST = "manifest.json"
@@ -170,9 +170,7 @@ def _hash_files(folder: Path) -> dict[str, str]:
     hashes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            hashes[path.relative_to(folder).as_posix()] = digest
+            hashes[path.relative_to(folder).as_posix()] = sha256(path)
     return hashes
 
 

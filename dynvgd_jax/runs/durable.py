@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from dynvgd_jax.errors import UserError
 
@@ -54,6 +55,29 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def new_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Gives a hidden neighbour of `path` to write; renames it when the block ends.
+
+    By then it is on the disk. An error inside the block deletes what was written.
+
+    Raises:
+      UserError: `path` exists already.
+      OSError: it cannot be written.
+    """
+    path = Path(path).absolute()
+    refuse_existing(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+        sync(partial)
+        partial.rename(path)
+        sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def refuse_existing(path: Path) -> None:

@@ -14,9 +14,9 @@ from importlib import metadata
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
 
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.durable import AppendFile, sync, write_durably
@@ -85,7 +85,7 @@ class MetricsLog:
                 self._cut_back(sizes)
             if not sizes:
                 _write_json(self.workdir / VERSIONS_FILE, versions())
-            _write_json(self.workdir / CONFIG_FILE, config.to_dict())
+            write_config(self.workdir, config)
             self._open_files()
         except (OSError, UserError) as error:
             if self._lock is not None:
@@ -184,6 +184,11 @@ def check_sizes(workdir: Path, sizes: Mapping[str, int]) -> None:
         path = workdir / Path(name).name
         if not path.is_file() or path.stat().st_size < size:
             raise UserError(f"{path} is missing or shorter than at the checkpoint")
+
+
+def write_config(workdir: str | Path, config: ConfigDict) -> None:
+    """Writes what `read_config` reads."""
+    _write_json(Path(workdir) / CONFIG_FILE, config.to_dict())
 
 
 def read_config(workdir: str | Path) -> ConfigDict:

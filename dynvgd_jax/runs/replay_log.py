@@ -27,7 +27,7 @@ class ReplayLog:
 
         Args:
           folder: where the segments lie; made when the first one is written.
-          capacity: transitions that the buffer can hold.
+          capacity: transitions that may still be needed, at least what buffers hold.
           segments: what `write` returned last; none for a new run.
         """
         self.folder = Path(folder)
@@ -59,28 +59,40 @@ class ReplayLog:
         self.segments = [s for s in self.segments if s["first"] + s["rows"] > oldest]
         return list(self.segments)
 
-    def read(self, capacity: int, obs_dim: int, flat_action_dim: int) -> Transition:
-        """Returns what a ring buffer of `capacity` slots holds by now, slot by slot.
+    def read(
+        self,
+        shape: tuple[int, ...],
+        obs_dim: int,
+        flat_action_dim: int,
+        step_rows: int = 1,
+    ) -> Transition:
+        """Returns what ring buffers hold by now, slot by slot.
 
-        Slots that were never written are zero.
+        Args:
+          shape: `(capacity,)`, or `(devices, capacity)` where each device has a ring
+            buffer of its own and gets its equal share of every vector step.
+          obs_dim: Do.
+          flat_action_dim: Ta * Da.
+          step_rows: transitions of a vector step.
+
+        Returns: arrays with leading axes `shape`; slots never written are zero.
 
         Raises:
           UserError: a segment is missing or not as it was written.
         """
         columns = 2 * obs_dim + flat_action_dim + 2
-        ring = np.zeros((capacity, columns), np.float32)
-        for segment in self.segments:
-            first, content = segment["first"], self._sound_content(segment)
-            rows = np.load(io.BytesIO(content), allow_pickle=False)
-            if rows.shape != (segment["rows"], columns) or rows.dtype != np.float32:
-                raise UserError(
-                    f"{self.folder / segment['name']}: found transitions "
-                    f"{rows.dtype}{rows.shape}, expected "
-                    f"float32{(segment['rows'], columns)}"
-                )
-            kept = max(first, self.total - capacity)  # else one slot twice, or others'
-            rows = rows[kept - first :]
-            ring[(kept + np.arange(len(rows))) % capacity] = rows
+        rows = np.concatenate([self._rows(s, columns) for s in self.segments])
+        num_shards = shape[0] if len(shape) == 2 else 1
+        share = rows.reshape(-1, num_shards, step_rows // num_shards or 1, columns)
+        rings = [
+            _ring(
+                share[:, shard].reshape(-1, columns),
+                self.total // num_shards,
+                shape[-1],
+            )
+            for shard in range(num_shards)
+        ]
+        ring = np.stack(rings).reshape(*shape, columns)
         return _from_rows(ring, obs_dim, flat_action_dim)
 
     def verify(self) -> None:
@@ -93,6 +105,17 @@ class ReplayLog:
         for path in self.folder.glob("*.npy"):
             if path.name not in names:
                 path.unlink()
+
+    def _rows(self, segment: dict, columns: int) -> np.ndarray:
+        content = self._sound_content(segment)
+        rows = np.load(io.BytesIO(content), allow_pickle=False)
+        if rows.shape != (segment["rows"], columns) or rows.dtype != np.float32:
+            raise UserError(
+                f"{self.folder / segment['name']}: found transitions "
+                f"{rows.dtype}{rows.shape}, expected "
+                f"float32{(segment['rows'], columns)}"
+            )
+        return rows
 
     def _sound_content(self, segment: dict) -> bytes:
         path = self.folder / Path(segment["name"]).name
@@ -113,6 +136,14 @@ class ReplayLog:
         return {"first": first, "rows": len(rows), "name": name, "sha256": digest}
 
 
+def _ring(rows: np.ndarray, total: int, capacity: int) -> np.ndarray:
+    """Returns a ring buffer's slots after `total` transitions, `rows` the last ones."""
+    ring = np.zeros((capacity, rows.shape[1]), np.float32)
+    rows = rows[-capacity:]
+    ring[(total - len(rows) + np.arange(len(rows))) % capacity] = rows
+    return ring
+
+
 def _to_rows(batch: Transition) -> np.ndarray:
     columns = [np.asarray(part, np.float32) for part in batch]
     return np.concatenate(
@@ -122,5 +153,5 @@ def _to_rows(batch: Transition) -> np.ndarray:
 
 def _from_rows(rows: np.ndarray, obs_dim: int, flat_action_dim: int) -> Transition:
     sizes = (obs_dim, flat_action_dim, 1, obs_dim, 1)
-    obs, action, reward, next_obs, done = np.split(rows, np.cumsum(sizes)[:-1], axis=1)
-    return Transition(obs, action, reward[:, 0], next_obs, done[:, 0])
+    obs, action, reward, next_obs, done = np.split(rows, np.cumsum(sizes)[:-1], axis=-1)
+    return Transition(obs, action, reward[..., 0], next_obs, done[..., 0])

@@ -46,6 +46,7 @@ class VgdConfig(NamedTuple):
     utd: int  # gradient steps per training call
     guidance_warmup_updates: int = 0  # gradient steps over which lambda ramps up
     weight_warmup_env_steps: int = 0  # control steps before w is applied
+    num_offline: int = 0  # of each batch, transitions that replay.offline gives
 
 
 class Vgd(NamedTuple):
@@ -144,7 +145,7 @@ def make_vgd(
         replay = replay_lib.add(replay, fresh)
         sample_key, noise_key = jax.random.split(key)
         shape = (config.utd, config.batch_size)
-        batches = replay_lib.sample(replay, sample_key, shape)
+        batches = replay_lib.sample(replay, sample_key, shape, config.num_offline)
         noise = jax.random.normal(noise_key, (*shape, *chunk_shape))
         state, metrics = learn(state, policy_params, batches, noise, env_steps)
         return state, replay, metrics

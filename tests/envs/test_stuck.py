@@ -25,6 +25,8 @@ class FakeSimulator:
 class FakeStepper:
     """Takes `seconds` a chunk; waits for ever where that is None."""
 
+    compile_s = 0.0  # of an empty chunk
+
     def __init__(self, seconds):
         self.seconds, self.release = seconds, threading.Event()
 
@@ -32,8 +34,8 @@ class FakeStepper:
         pass
 
     def run(self, actions):
-        self.release.wait(self.seconds)
         steps = len(actions)
+        self.release.wait(self.seconds if steps else self.compile_s)
         return ChunkOutcome(np.zeros(19), np.zeros(steps), np.zeros(steps, bool), False)
 
 
@@ -73,6 +75,13 @@ def test_a_stuck_environment_is_named_with_its_episode(monkeypatch):
 def test_slow_environments_that_get_on_are_not_stuck(monkeypatch):
     env = fake_envs(monkeypatch, [0.25] * 4, num_threads=1)  # 1 s in all
     assert env.step(np.arange(4), np.zeros((4, 4, 7))).obs.shape == (4, 19)
+    env.close()
+
+
+def test_compiling_is_not_being_stuck(monkeypatch):
+    monkeypatch.setattr(FakeStepper, "compile_s", 3 * LIMIT_S)
+    env = fake_envs(monkeypatch, [0.0], num_threads=1)
+    env.step(np.arange(1), np.zeros((1, 4, 7)))
     env.close()
 
 

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from dynvgd_jax.envs import vector
+from dynvgd_jax.envs import tasks, vector
 from dynvgd_jax.envs.normalize import Normalization, normalize_obs
 from dynvgd_jax.envs.vector import RobosuiteVectorEnv
 from dynvgd_jax.errors import UserError
@@ -65,23 +65,52 @@ def test_an_episode_depends_on_its_seed_only(make, engine, name):
     assert_same(first, play(env, 0, 3, 2))
 
 
-def test_thread_count_changes_no_bit(make):
+@pytest.mark.parametrize("engine", ["compiled", "exact"])
+@pytest.mark.parametrize("name", list(tasks.TASKS))
+def test_resets_are_robosuites_own(make, engine, name):
+    """Equal bits for equal seeds, whatever happened before: an equal distribution."""
+    task = tasks.get_task(name)
+    plain, env = tasks.make_env(task), make(name, 1, None, engine=engine)
+    for seed in (0, 1, 2, 3_000_000_000):
+        np.random.seed(seed)
+        expected = tasks.observe(task, plain.reset())
+        env.reset([0], [seed])
+        np.testing.assert_array_equal(env.raw_obs[0], expected)
+        qpos = env.envs[0].sim.data.qpos
+        np.testing.assert_array_equal(qpos, plain.sim.data.qpos)
+        env.step([0], chunks(seed, 1, env)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        ("lift", "compiled"),
+        ("can", "exact"),
+        ("square", "exact"),
+        ("transport", "compiled"),
+    ],
+)
+def test_thread_count_changes_no_bit(make, monkeypatch, name, engine):
+    task = tasks.get_task(name)
+    built = [tasks.make_env(task) for _ in range(8)]  # once: building takes seconds
     results = []
     for threads in (1, 2, 4):
-        env = make("lift", 8, None, num_threads=threads)
+        simulators = iter(built)
+        monkeypatch.setattr(vector, "make_env", lambda _, it=simulators: next(it))
+        env = make(name, 8, None, engine=engine, num_threads=threads)
+        assert env.num_threads == threads
         seen = [env.reset(np.arange(8), np.arange(8) + 50)]
-        for action in chunks(0, 3, env):
-            result = env.step(np.arange(8), np.repeat(action, 8, axis=0))
-            seen += list(result)
+        for seed in range(3):
+            actions = np.random.default_rng(seed).uniform(-1, 1, (8, 4, env.action_dim))
+            seen += list(env.step(np.arange(8), actions))
         seen.append(env.raw_obs.copy())
         results.append(seen)
-        env.close()
     assert_same(results[0], results[1])
     assert_same(results[0], results[2])
 
 
-@pytest.mark.parametrize("engine", ["compiled", "robosuite"])
-@pytest.mark.parametrize("name", ["can", "transport"])
+@pytest.mark.parametrize("engine", vector.ENGINES)
+@pytest.mark.parametrize("name", list(tasks.TASKS))
 def test_a_restored_state_continues_bit_for_bit(make, engine, name):
     env = make(name, 1, None, engine=engine)
     env.reset([0], [4])
@@ -103,8 +132,9 @@ def test_a_restored_state_continues_bit_for_bit(make, engine, name):
         assert value.shape == state[key].shape
 
 
-def test_a_state_right_after_a_reset_continues_too(make):
-    env = make("lift", 1, None)
+@pytest.mark.parametrize("engine", vector.ENGINES)
+def test_a_state_right_after_a_reset_continues_too(make, engine):
+    env = make("lift", 1, None, engine=engine)
     env.reset([0], [4])
     state, action = env.get_state(), chunks(0, 1, env)[0]
     expected = env.step([0], action)
@@ -193,7 +223,7 @@ def test_bad_calls_never_reach_the_physics(make):
     assert [e.sim.data.time for e in env.envs] == time
 
 
-@pytest.mark.parametrize("engine", ["compiled", "exact", "robosuite"])
+@pytest.mark.parametrize("engine", vector.ENGINES)
 def test_broken_physics_stays_in_its_environment(make, engine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its log where it runs
     env = make("lift", 2, None, engine=engine)
@@ -219,6 +249,17 @@ def test_velocities_that_explode_are_a_fault(make, tmp_path, monkeypatch):
     env.reset([0], [1])
     env.envs[0].sim.data.qvel[8] = 1e11  # beyond MuJoCo's bound, mjMAXVAL
     assert env.step([0], np.zeros((1, 4, 7))).fault[0]
+
+
+@pytest.mark.parametrize("engine", vector.ENGINES)
+@pytest.mark.parametrize("timestep", [0.0, -0.002])
+def test_time_that_does_not_advance_is_a_fault(make, engine, timestep):
+    env = make("lift", 1, None, engine=engine)
+    env.reset([0], [1])
+    model, data = env.envs[0].sim.model._model, env.envs[0].sim.data._data
+    model.opt.timestep = timestep
+    assert env.step([0], np.zeros((1, 1, 7))).fault[0]
+    assert not data.warning.number.any()  # MuJoCo itself saw nothing wrong
 
 
 def test_another_mujoco_falls_back_with_a_warning(make, monkeypatch, caplog):

@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event
 
 from configs import base
 from dynvgd_jax.errors import UserError

@@ -40,13 +40,26 @@ def test_read_equals_the_buffer(tmp_path, capacity, checkpoints):
     again = ReplayLog(tmp_path, capacity, log.segments)
     assert again.total == 11 * ROWS
     empty = replay.init_replay(capacity, OBS, ACTION)
-    restored = replay.refill(empty, again.read(capacity, OBS, ACTION), again.total)
+    restored = replay.refill(empty, again.read((capacity,), OBS, ACTION), again.total)
     for found, expected in zip(restored.data, ring.data, strict=True):
         np.testing.assert_array_equal(found, expected)
     assert (restored.cursor, restored.size) == (ring.cursor, ring.size)
     after = [replay.add(state, transitions(99)) for state in (restored, ring)]
     for found, expected in zip(after[0].data, after[1].data, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("capacity", [100, 8, 7])
+def test_two_devices_share_every_vector_step(tmp_path, capacity):
+    log, _ = record(tmp_path, capacity + 2 * ROWS, (2, 3, 7), vector_steps=11)
+    found = log.read((2, capacity), OBS, ACTION, step_rows=ROWS)
+    for device in range(2):
+        ring = replay.init_replay(capacity, OBS, ACTION)
+        for number in range(11):
+            share = [part[device : device + 1] for part in transitions(number)]
+            ring = replay.add(ring, Transition(*share))
+        for part, expected in zip(found, ring.data, strict=True):
+            np.testing.assert_array_equal(part[device], expected)
 
 
 def test_overwritten_segments_are_named_no_more_and_not_read(tmp_path):
