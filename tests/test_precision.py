@@ -58,8 +58,10 @@ def test_critics_round_everywhere_or_nowhere(rows):
         fn = with_precision(
             jax.value_and_grad(lambda a: ensemble.apply(params, obs, a).sum()), name
         )
-        text = jax.jit(fn).lower(act).as_text()
+        traced = jax.jit(fn).trace(act)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
         dots = [line for line in text.splitlines() if "dot_general" in line]
+        jax.block_until_ready(jax.jit(fn)(act))  # and it runs on a CPU
         return len(dots), sum("bf16" in line for line in dots)
 
     # Three layers forward and their backward to the input.
