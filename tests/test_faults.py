@@ -1,6 +1,7 @@
 """Faults of disk, files, environments, critics and clock: nothing is lost."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -174,8 +175,11 @@ def checkpoint_files(folder, steps):
     """The files of which a checkpoint is made, those it shares with others too."""
     for kind in ("checkpoints", "resume"):
         yield from (p for p in (folder / kind / str(steps)).rglob("*") if p.is_file())
-    yield folder / "resume" / f"{steps}.json"
-    yield from (folder / "replay").iterdir()
+    notes = folder / "resume" / f"{steps}.json"
+    yield notes
+    # the checkpoint before may need older segments too
+    segments = json.loads(json.loads(notes.read_text())["notes"])["segments"]
+    yield from (folder / "replay" / segment["name"] for segment in segments)
     yield folder / "eval.csv"
     yield from folder.glob("events.*")
 
