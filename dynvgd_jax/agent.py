@@ -17,7 +17,7 @@ from dynvgd_jax.errors import UserError
 from dynvgd_jax.parallel import mean_over_devices
 from dynvgd_jax.precision import with_precision
 from dynvgd_jax.runs.checkpoint import CheckpointStore
-from dynvgd_jax.runs.metrics import read_config
+from dynvgd_jax.runs.settings import read_config
 from dynvgd_jax.steering.ensemble import CriticEnsemble
 from dynvgd_jax.steering.guidance import Guidance
 from dynvgd_jax.steering.td import TdConfig

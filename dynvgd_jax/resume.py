@@ -21,16 +21,9 @@ from dynvgd_jax.rollout import Books, Collector
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.durable import write_durably
 from dynvgd_jax.runs.lock import LOCK_FILE, FolderLock
-from dynvgd_jax.runs.metrics import (
-    CONFIG_FILE,
-    EPISODE_COLUMNS,
-    EPISODES_FILE,
-    VERSIONS_FILE,
-    check_sizes,
-    read_config,
-    versions,
-)
+from dynvgd_jax.runs.metrics import EPISODE_COLUMNS, EPISODES_FILE, check_sizes
 from dynvgd_jax.runs.replay_log import ReplayLog
+from dynvgd_jax.runs.settings import CONFIG_FILE, VERSIONS_FILE, read_config, versions
 from dynvgd_jax.untrusted import load_json
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,9 @@ import numpy as np
 from matplotlib.ticker import EngFormatter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dynvgd_jax.runs.metrics import EPISODES_FILE, read_config
+from dynvgd_jax.runs.metrics import EPISODES_FILE
 from dynvgd_jax.runs.report import wilson
+from dynvgd_jax.runs.settings import read_config
 
 
 def evaluations(folder):

@@ -6,8 +6,8 @@ import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dynvgd_jax.runs import checkpoint
-from dynvgd_jax.runs.metrics import read_config
 from dynvgd_jax.runs.replay_log import ReplayLog
+from dynvgd_jax.runs.settings import read_config
 
 
 def scalars(folder):

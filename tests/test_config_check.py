@@ -68,7 +68,7 @@ def test_published_numbers(name):
 
 def test_quick_changes_sizes_but_not_the_method():
     full, quick = load("square_ddim8"), load("square_ddim8", "quick")
-    assert quick.total_env_steps == 48_000 and quick.critic.width == 256
+    assert quick.total_env_steps == 128_000 and quick.critic.width == 256
     assert quick.guidance == full.guidance and quick.ddim_steps == full.ddim_steps
 
 

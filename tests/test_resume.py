@@ -6,7 +6,7 @@ import pytest
 
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.resume import compare_configs
-from dynvgd_jax.runs.metrics import read_config
+from dynvgd_jax.runs.settings import read_config
 from dynvgd_jax.train import train
 from tests.reach import PowerCutError, ReachEnv, breaking
 from tests.same_run import assert_equal_runs

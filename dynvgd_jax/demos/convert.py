@@ -14,7 +14,7 @@ from dynvgd_jax.demos.files import (
 )
 from dynvgd_jax.envs.normalize import load_normalization
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
-from dynvgd_jax.runs.metrics import versions
+from dynvgd_jax.runs.settings import versions
 from dynvgd_jax.untrusted import sha256
 
 SOURCE_FILE = "source.json"

@@ -1,16 +1,12 @@
-"""What a run writes as it goes: TensorBoard, eval.csv, configuration and versions."""
+"""What a run writes as it goes: TensorBoard and eval.csv."""
 
 import csv
 import io
-import json
 import os
-import platform
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -19,13 +15,11 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
 from dynvgd_jax.errors import UserError
-from dynvgd_jax.runs.durable import AppendFile, sync, write_durably
+from dynvgd_jax.runs.durable import AppendFile, sync
 from dynvgd_jax.runs.lock import FolderLock
+from dynvgd_jax.runs.settings import CONFIG_FILE, write_config, write_versions
 from dynvgd_jax.types import EpisodeResult
-from dynvgd_jax.untrusted import load_json
 
-CONFIG_FILE = "config.json"
-VERSIONS_FILE = "versions.json"
 EPISODES_FILE = "eval.csv"
 EPISODE_COLUMNS = (
     "control_steps",
@@ -35,18 +29,6 @@ EPISODE_COLUMNS = (
     "success_chunk",
     "return",
     "length",
-)
-LOGGED_PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "mujoco",
-    "mujoco-mjx",
-    "robosuite",
-    "numba",
 )
 
 
@@ -84,7 +66,7 @@ class MetricsLog:
             else:
                 self._cut_back(sizes)
             if not sizes:
-                _write_json(self.workdir / VERSIONS_FILE, versions())
+                write_versions(self.workdir)
             write_config(self.workdir, config)
             self._open_files()
         except (OSError, UserError) as error:
@@ -186,42 +168,6 @@ def check_sizes(workdir: Path, sizes: Mapping[str, int]) -> None:
             raise UserError(f"{path} is missing or shorter than at the checkpoint")
 
 
-def write_config(workdir: str | Path, config: ConfigDict) -> None:
-    """Writes what `read_config` reads."""
-    _write_json(Path(workdir) / CONFIG_FILE, config.to_dict())
-
-
-def read_config(workdir: str | Path) -> ConfigDict:
-    """Returns the locked configuration of the run in `workdir`.
-
-    Raises:
-      UserError: there is none, or it cannot be read.
-    """
-    path = Path(workdir) / CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"{workdir} is no run folder: it holds no {CONFIG_FILE}")
-    try:
-        config = ConfigDict(_lists_to_tuples(load_json(path)))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    return config.lock()
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions that decide a run's numbers; imports none of the packages.
-
-    A package that is not installed is "none"; so is `git_commit` outside a checkout.
-    """
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in LOGGED_PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "none"
-    found["git_commit"] = _git_commit()
-    return found
-
-
 def _record(event: Event) -> bytes:
     """TensorFlow's record format: length and content, each with its checksum."""
     content = event.SerializeToString()
@@ -234,34 +180,3 @@ def _csv(rows: Iterable[Iterable]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()
-
-
-def _git_commit() -> str:
-    """The commit of this code, with `+changes` where files differ from it."""
-    folder = Path(__file__).resolve().parent
-    try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(folder, "status", "--porcelain") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "none"
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=20
-    )
-    return done.stdout.strip()
-
-
-def _write_json(path: Path, content: dict) -> None:
-    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-    write_durably(path, text.encode())
-
-
-def _lists_to_tuples(value):
-    if isinstance(value, dict):
-        return {key: _lists_to_tuples(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return tuple(_lists_to_tuples(entry) for entry in value)
-    return value

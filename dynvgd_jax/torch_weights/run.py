@@ -25,7 +25,7 @@ from dynvgd_jax.diffusion.policy import Policy, load_policy, save_policy
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.durable import new_file, new_folder, refuse_existing
-from dynvgd_jax.runs.metrics import versions, write_config
+from dynvgd_jax.runs.settings import versions, write_config
 from dynvgd_jax.steering import td
 from dynvgd_jax.steering.ensemble import CriticEnsemble
 from dynvgd_jax.steering.td import CriticState

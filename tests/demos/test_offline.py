@@ -187,9 +187,8 @@ def test_the_arrays_reach_the_buffer_and_other_ones_stop_a_resumed_run(
 ):
     path, arrays = tmp_path / "x.npz", transition_arrays()
     np.savez(path, **arrays)
-    run = Run(
-        config_of(policy, path), tmp_path / "run", load_policy(policy), ReachEnv, None
-    )
+    config, loaded = config_of(policy, path), load_policy(policy)
+    run = Run(config, tmp_path / "run", loaded, ReachEnv, None, None, lambda: False)
     try:
         replay = run._allocate_replay()
     finally:

@@ -9,7 +9,8 @@ from tensorboardX.proto.event_pb2 import Event
 
 from configs import base
 from dynvgd_jax.errors import UserError
-from dynvgd_jax.runs.metrics import MetricsLog, read_config, versions
+from dynvgd_jax.runs.metrics import MetricsLog
+from dynvgd_jax.runs.settings import read_config, versions
 from dynvgd_jax.types import EpisodeResult
 
 EPISODES = [

@@ -1,0 +1,100 @@
+"""What a run is: its configuration and the versions of its libraries, as files."""
+
+import json
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from dynvgd_jax.errors import UserError
+from dynvgd_jax.runs.durable import write_durably
+from dynvgd_jax.untrusted import load_json
+
+CONFIG_FILE = "config.json"
+VERSIONS_FILE = "versions.json"
+LOGGED_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "mujoco",
+    "mujoco-mjx",
+    "robosuite",
+    "numba",
+)
+
+
+def write_config(workdir: str | Path, config: ConfigDict) -> None:
+    """Writes what `read_config` reads."""
+    _write_json(Path(workdir) / CONFIG_FILE, config.to_dict())
+
+
+def read_config(workdir: str | Path) -> ConfigDict:
+    """Returns the locked configuration of the run in `workdir`.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    path = Path(workdir) / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{workdir} is no run folder: it holds no {CONFIG_FILE}")
+    try:
+        config = ConfigDict(_lists_to_tuples(load_json(path)))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    return config.lock()
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that decide a run's numbers; imports none of the packages.
+
+    A package that is not installed is "none"; so is `git_commit` outside a checkout.
+    """
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in LOGGED_PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "none"
+    found["git_commit"] = _git_commit()
+    return found
+
+
+def write_versions(workdir: str | Path) -> None:
+    """Writes `versions()` to the run's folder."""
+    _write_json(Path(workdir) / VERSIONS_FILE, versions())
+
+
+def _git_commit() -> str:
+    """The commit of this code, with `+changes` where files differ from it."""
+    folder = Path(__file__).resolve().parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(folder, "status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "none"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=20
+    )
+    return done.stdout.strip()
+
+
+def _write_json(path: Path, content: dict) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    write_durably(path, text.encode())
+
+
+def _lists_to_tuples(value):
+    if isinstance(value, dict):
+        return {key: _lists_to_tuples(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return tuple(_lists_to_tuples(entry) for entry in value)
+    return value
