@@ -20,6 +20,7 @@ from dynvgd_jax.resume import Saved
 from dynvgd_jax.steering import replay as replay_lib
 from dynvgd_jax.train import Run, train
 from tests.reach import ReachEnv
+from tests.same_run import scalars
 from tests.test_train import VECTOR_STEP, random_policy, tiny
 
 ONE = np.ones(1, np.float32)
@@ -153,8 +154,6 @@ def config_of(policy, path, **changes):
 
 
 def critic_loss(folder):
-    from tests.test_resume import scalars
-
     return scalars(folder)["train/critic_loss"]
 
 
