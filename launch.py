@@ -36,8 +36,17 @@ from dynvgd_jax.errors import StuckError, UserError
 from dynvgd_jax.runs.compile_cache import use_compile_cache
 from dynvgd_jax.runs.signals import StopSignals
 
-# What a disk may answer at any time; other OSErrors are bugs and keep their traceback.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+# What a disk may answer at any time, and what a path on the command line can cause;
+# other OSErrors are bugs and keep their traceback.
+DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(?:=.*)?", re.DOTALL)
 
@@ -57,6 +66,17 @@ def main(argv: list[str]) -> int:
         if error.errno not in DISK_ERRORS:
             raise
         print(f"launch.py: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        # JAX reports a device without memory as RuntimeError.
+        text = str(error)
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in text:
+            raise
+        print(
+            f"launch.py: out of memory: {' '.join(text.split())[:300]}; lower "
+            "critic.*, batch_size, replay.capacity or num_envs",
+            file=sys.stderr,
+        )
         return 2
     except StuckError as error:
         print(f"launch.py: {error}", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ are written before the learner's checkpoint of the same number, so that a checkp
 that exists can be resumed from.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -19,7 +20,7 @@ from dynvgd_jax.config_check import field_names, get_field
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.rollout import Books, Collector
 from dynvgd_jax.runs.checkpoint import CheckpointStore
-from dynvgd_jax.runs.durable import write_durably
+from dynvgd_jax.runs.durable import remove_partials, write_durably
 from dynvgd_jax.runs.lock import LOCK_FILE, FolderLock
 from dynvgd_jax.runs.metrics import EPISODE_COLUMNS, EPISODES_FILE, check_sizes
 from dynvgd_jax.runs.replay_log import ReplayLog
@@ -127,7 +128,7 @@ def find_saved(workdir: Path, config: ConfigDict) -> Saved | None:
     for env_steps in candidates:
         try:
             return store.read_sound(env_steps)
-        except UserError as error:
+        except (UserError, OSError) as error:
             log.warning("checkpoint %s cannot be used: %s", env_steps, error)
     if not candidates and not _has_results(workdir):
         return None  # died before its first checkpoint, which is written at once
@@ -170,6 +171,8 @@ class ResumeStore:
         text = json.dumps(notes, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
         content = json.dumps({"sha256": digest, "notes": text}).encode()
+        if len(content) > MAX_NOTES_BYTES:  # could be written, but never read again
+            raise OSError(errno.EFBIG, f"{len(content):,} bytes of notes")
         try:
             write_durably(self._notes_path(env_steps), content)
             if env_steps not in self._arrays.steps():
@@ -212,6 +215,8 @@ class ResumeStore:
 
     def forget_after(self, env_steps: int) -> None:
         """Deletes what was saved later: the run goes on from `env_steps`."""
+        for folder in (CHECKPOINTS, RESUME, REPLAY):
+            remove_partials(self._workdir / folder)
         earlier = [step for step in self._checkpoints.steps() if step <= env_steps]
         self._keep([step for step in earlier if step in self._arrays.steps()])
 

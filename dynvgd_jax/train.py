@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 RETRY_CHECKPOINT_S = 60.0
 # Training calls whose scalars a diagnosis of divergence looks back on.
 RECENT_CALLS = 200
+# Training calls whose scalars may wait for the log; a checkpoint holds those.
+MOST_PENDING = 1_000
 # Finished training episodes over which success and return are averaged.
 RECENT_EPISODES = 100
 
@@ -260,7 +262,8 @@ class Run:
             last = self.env_steps >= config.total_env_steps
             # The first training call is logged at once: a slow run shows early
             # whether its numbers make sense.
-            if due_log(self.env_steps) or first_call or last:
+            full = len(self.pending) >= MOST_PENDING
+            if due_log(self.env_steps) or first_call or last or full:
                 self._log()
             self.to_evaluate = (due_evaluation(self.env_steps) and learning) or last
             retry = self.retry_at is not None and time.monotonic() >= self.retry_at

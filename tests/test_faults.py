@@ -14,9 +14,10 @@ import pytest
 from dynvgd_jax import load_agent
 from dynvgd_jax import train as train_module
 from dynvgd_jax.errors import UserError
-from dynvgd_jax.resume import find_saved
+from dynvgd_jax.resume import ResumeStore, find_saved
+from dynvgd_jax.runs import checkpoint
 from dynvgd_jax.runs.durable import AppendFile
-from dynvgd_jax.runs.lock import FolderLock
+from dynvgd_jax.runs.lock import LOCK_FILE, FolderLock
 from dynvgd_jax.train import train
 from tests.reach import PowerCutError, ReachEnv, acting_at, breaking
 from tests.same_run import assert_equal_runs
@@ -220,6 +221,45 @@ def test_every_damage_of_every_file_is_noticed(toy_config, finished_run, tmp_pat
     # 3 each of two manifests, the notes, Orbax' files and the newest segment
     assert kinds["before"] >= 3 * 8 and kinds["none"] >= 3
     assert find_saved(folder, toy_config).env_steps == newest
+
+
+def test_a_file_that_cannot_be_read_falls_back(
+    toy_config, finished_run, monkeypatch, caplog
+):
+    newest, before = 24 * VECTOR_STEP, 20 * VECTOR_STEP
+    original = checkpoint.sha256
+
+    def sha256(path):
+        if f"checkpoints/{newest}/" in str(path):
+            raise OSError(errno.EIO, "Input/output error")
+        return original(path)
+
+    monkeypatch.setattr(checkpoint, "sha256", sha256)
+    assert find_saved(finished_run, toy_config).env_steps == before
+    assert f"checkpoint {newest} cannot be used: " in caplog.text
+
+
+def test_what_a_kill_inside_a_save_left_is_deleted(finished_run, tmp_path):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    for name in ("checkpoints", "resume", "replay"):
+        (folder / name / ".7.partial").mkdir()
+        (folder / name / ".7.json.partial").write_text("x")
+    ResumeStore(folder).forget_after(24 * VECTOR_STEP)
+    assert not list(folder.rglob(".*.partial"))
+    assert list(folder.rglob("*.npy"))
+
+
+def test_a_link_in_a_run_folder_is_not_followed(tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_text("kept")
+    for opened in (FolderLock, lambda folder: AppendFile(folder / "eval.csv")):
+        folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        for name in (LOCK_FILE, "eval.csv"):
+            (folder / name).symlink_to(mine)
+        with pytest.raises(OSError, match="symbolic links"):
+            opened(folder)
+    assert mine.read_text() == "kept"
 
 
 @pytest.mark.parametrize(

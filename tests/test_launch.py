@@ -141,6 +141,9 @@ def test_every_configuration_file_reaches_its_job(outside, jobs, name, with_pres
         ([SQUARE, "--config.method=sac"], ["expected one of dynvgd, vgd, base"]),
         ([SQUARE, "--workdir=/dev/null"], ["nothing was changed"]),
         ([SQUARE, "--workdir=/dev/null/x"], ["not writable"]),
+        ([SQUARE, f"--workdir={'x' * 300}"], ["File name too long"]),
+        ([SQUARE, f"--config.base_policy={'x' * 300}"], ["File name too long"]),
+        ([f"--config={'x' * 300}"], ["File name too long"]),
     ],
 )
 def test_mistakes_give_one_line_and_code_2(outside, jobs, capsys, arguments, words):
@@ -148,6 +151,18 @@ def test_mistakes_give_one_line_and_code_2(outside, jobs, capsys, arguments, wor
     for word in words:
         assert word in line
     assert jobs == []
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("9 GB"), RuntimeError("RESOURCE_EXHAUSTED: 9 GB")]
+)
+def test_memory_that_does_not_suffice_is_one_line(outside, capsys, monkeypatch, error):
+    def run_job(*arguments):
+        raise error
+
+    monkeypatch.setattr(launch, "run_job", run_job)
+    line = fail(capsys, SQUARE)
+    assert "out of memory" in line and "9 GB" in line and "batch_size" in line
 
 
 def test_an_existing_run_is_left_alone(outside, jobs, capsys):

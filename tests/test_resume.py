@@ -82,7 +82,8 @@ def test_a_run_broken_in_its_first_evaluation_keeps_what_it_has(
 
 
 @pytest.mark.parametrize(
-    "left", [("config.json", "policy"), pytest.param((), marks=pytest.mark.slow)]
+    "left",
+    [("config.json", "policy"), pytest.param((".lock",), marks=pytest.mark.slow)],
 )
 def test_a_run_without_any_checkpoint_begins_anew(
     toy_config, finished_run, tmp_path, left

@@ -153,6 +153,8 @@ class RobosuiteVectorEnv:
             **stacked,
             "raw_obs": self.raw_obs.copy(),
             "faulty": self._faulty.copy(),
+            "episode_seed": self._seeds.copy(),
+            "episode_chunks": self._chunks.copy(),
         }
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
@@ -167,6 +169,8 @@ class RobosuiteVectorEnv:
             stepper.set_state({key: value[index] for key, value in state.items()})
         self.raw_obs[:] = state["raw_obs"]
         self._faulty[:] = state["faulty"]
+        self._seeds[:] = state["episode_seed"]
+        self._chunks[:] = state["episode_chunks"]
 
     def close(self) -> None:
         """Ends the threads and frees the simulators, where no thread is stuck."""

@@ -12,6 +12,9 @@ from dynvgd_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
+# A link in a run folder from elsewhere must not lead to another file of the user.
+_APPEND_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+
 
 def write_durably(path: Path, content: bytes) -> None:
     """Writes a file and waits until it is on the disk.
@@ -80,6 +83,15 @@ def new_file(path: str | Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
+def remove_partials(folder: Path) -> None:
+    """Deletes what a process that died inside a save has left in `folder`."""
+    for path in folder.glob(".*.partial"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def refuse_existing(path: Path) -> None:
     """Raises UserError where there is something at `path`."""
     if path.exists():
@@ -101,7 +113,7 @@ class AppendFile:
     def __init__(self, path: Path):
         """Opens or creates `path`; OSError where that is impossible."""
         self.path = path
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        self._descriptor = os.open(path, _APPEND_FLAGS, 0o644)
         self._size = os.fstat(self._descriptor).st_size
         self._waiting = bytearray()
         self._failing = False

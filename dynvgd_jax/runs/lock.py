@@ -26,7 +26,8 @@ class FolderLock:
           OSError: the folder cannot be written.
         """
         path = Path(folder) / LOCK_FILE
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # a link may lead anywhere
+        self._descriptor = os.open(path, flags, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -164,7 +164,7 @@ def check_sizes(workdir: Path, sizes: Mapping[str, int]) -> None:
     """Raises UserError where a file lacks some of what `MetricsLog.sizes` returned."""
     for name, size in sizes.items():
         path = workdir / Path(name).name
-        if not path.is_file() or path.stat().st_size < size:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size < size:
             raise UserError(f"{path} is missing or shorter than at the checkpoint")
 
 

@@ -130,6 +130,7 @@ def test_a_restored_state_continues_bit_for_bit(make, engine, name):
     assert_same(expected, got)
     for key, value in env.get_state().items():
         assert value.shape == state[key].shape
+    assert state["episode_seed"] == [4] and state["episode_chunks"] == [len(before)]
 
 
 @pytest.mark.parametrize("engine", vector.ENGINES)
