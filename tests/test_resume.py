@@ -9,7 +9,7 @@ from dynvgd_jax.resume import compare_configs
 from dynvgd_jax.runs.settings import read_config
 from dynvgd_jax.train import train
 from tests.reach import PowerCutError, ReachEnv, breaking
-from tests.same_run import assert_equal_runs
+from tests.same_run import assert_equal_runs, notes_of
 from tests.test_train import VECTOR_STEP
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -96,3 +96,19 @@ def test_a_run_without_any_checkpoint_begins_anew(
     (tmp_path / "eval.csv").write_text("control_st")
     train(toy_config, tmp_path, make_env=ReachEnv, resume=True)
     assert_equal_runs(tmp_path, finished_run)
+
+
+def test_a_finished_run_stays_as_it_is_and_a_longer_one_drops_old_segments(
+    toy_config, finished_run, tmp_path
+):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    train(toy_config, folder, make_env=ReachEnv, resume=True)
+    assert_equal_runs(folder, finished_run)
+    longer = read_config(finished_run).copy_and_resolve_references().unlock()
+    longer.total_env_steps = 40 * VECTOR_STEP
+    train(longer.lock(), folder, make_env=ReachEnv, resume=True)
+    newest = sorted(int(p.name) for p in (folder / "checkpoints").iterdir())
+    assert newest == [35 * VECTOR_STEP, 40 * VECTOR_STEP]
+    segments = [s["name"] for n in newest for s in notes_of(folder, n)["segments"]]
+    files = {path.name for path in (folder / "replay").iterdir()}
+    assert files == set(segments) and "0-10.npy" not in files
