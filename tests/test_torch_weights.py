@@ -2,6 +2,7 @@
 
 import fractions
 import sys
+import zipfile
 
 import jax
 import numpy as np
@@ -108,6 +109,30 @@ def test_bad_contents_give_one_line_and_no_output(folder, capsys, change, word):
     line = capsys.readouterr().err
     assert word in line and line.count("\n") == 1
     assert before == ["normalization.npz", "s.pt"]
+
+
+def test_a_tensor_saved_with_a_pending_minus_is_read_as_what_it_means(folder):
+    key = "network.mlp_mean.layers.0.bias"
+    content = edited(lambda s: s.update({key: torch._neg_view(s[key])}))
+    assert run(*save(folder, content)) == 0
+    assert run(f"--to_torch={folder}/out", f"--output={folder}/back.pt") == 0
+    back = torch.load(folder / "back.pt", weights_only=True)["model"][key]
+    assert torch.equal(back, content["model"][key]) and back.any()
+
+
+def test_a_pickle_that_asks_for_all_memory_gives_one_line(folder, capsys):
+    arguments = save(folder, {})
+    # bytearray(10**15)
+    pickle = b"\x80\x02c__builtin__\nbytearray\n(L1000000000000000L\ntR."
+    with zipfile.ZipFile(folder / "s.pt") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(folder / "s.pt", "w") as archive:
+        for name, content in members.items():
+            is_pickle = name.endswith("data.pkl")
+            archive.writestr(name, pickle if is_pickle else content)
+    assert run(*arguments) == 2
+    line = capsys.readouterr().err
+    assert "damaged" in line and line.count("\n") == 1
 
 
 @pytest.mark.parametrize("where", [0, 300, 5000, -40, "half", "empty"])

@@ -26,6 +26,7 @@ _READ_ERRORS = (
     EOFError,
     ImportError,
     LookupError,
+    MemoryError,
     NotImplementedError,
     OSError,
     RuntimeError,
@@ -145,7 +146,7 @@ def to_numpy(source: str | Path, name: str, tensor: Any) -> np.ndarray:
             f"{source}: {name} has shape {list(tensor.shape)}, more than is stored for "
             "it; save it again after .contiguous()"
         )
-    array = tensor.detach().contiguous().numpy()
+    array = tensor.detach().resolve_neg().contiguous().numpy()
     if not np.isfinite(array).all():
         raise UserError(
             f"{source}: {name} holds values that are not finite; use another checkpoint"
