@@ -131,7 +131,8 @@ def _read_transitions(path: Path, norm: Normalization, chunk_len: int) -> Transi
         raise UserError(f"{path} lacks {', '.join(missing)}; expected {ARRAYS}")
     if any(array.dtype.kind not in "fiub" for array in found.values()):
         raise UserError(f"{path} holds arrays that are no numbers; write it again")
-    found = {name: array.astype(np.float32) for name, array in found.items()}
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is refused below
+        found = {name: array.astype(np.float32) for name, array in found.items()}
     count, action_dim = len(np.atleast_1d(found["rewards"])), len(norm.action_min)
     chunk = (count, chunk_len, action_dim)
     if found["actions"].shape == (count, chunk_len * action_dim):
