@@ -149,6 +149,16 @@ def test_damaged_bytes_give_one_line_and_no_output(folder, capsys, where):
     assert not (folder / "out").exists()
 
 
+def test_values_that_begin_with_config_are_no_configuration(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    save(folder, edited(lambda state: None))
+    (folder / "configs").mkdir()
+    (folder / "configs" / "a.yaml").write_text("env: can")
+    yaml = ("--dppo_config", "configs/a.yaml")
+    assert run("--policy", "s.pt", *yaml, "--output", "config_out") == 0
+    assert load_policy(folder / "config_out").task == "can"
+
+
 def test_an_existing_output_is_left_alone(folder, capsys):
     (folder / "out").mkdir()
     assert run(*save(folder, edited(lambda state: None))) == 2
@@ -204,6 +214,11 @@ def test_without_torch_one_line_says_what_to_install(folder, capsys, monkeypatch
             ["--critic=/x", "--output=b", "--config=configs/can_ddim8.py"],
             "no such file",
         ),
+        (
+            ["--config", "configs/can_ddim8.py", "--critic=/x", "--output=b"],
+            "no such file",
+        ),
+        (["--policy=a", "--task=can", "--output=b", "config=3"], "found 'config=3'"),
         (["--dataset=/x.hdf5", "--output=b"], "no such file"),
         (["--inspect=/x"], "no such file"),
         (["--to_torch=/x", "--output=b"], "no policy folder"),
