@@ -21,6 +21,7 @@ stderr and exit code 2; nothing is written then.
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -34,6 +35,7 @@ import launch
 from dynvgd_jax.config_check import CHOICES
 from dynvgd_jax.errors import UserError
 
+_CONFIG = re.compile(r"--?(no)?config(\.|=|$)")
 JOBS = ("policy", "critic", "dataset", "inspect", "to_torch")
 
 
@@ -42,9 +44,7 @@ def main(argv: list[str]) -> int:
     if {"-h", "--help", "-help"} & set(argv[1:]):
         print(__doc__)
         return 0
-    # The fields of a training run are launch.py's to parse.
-    config_arguments = [a for a in argv[1:] if a.lstrip("-").startswith("config")]
-    own = [argument for argument in argv if argument not in config_arguments]
+    own, config_arguments = _split(argv)
     try:
         _run(_parse(own), config_arguments)
     except UserError as error:
@@ -56,6 +56,17 @@ def main(argv: list[str]) -> int:
         print(f"convert_torch_ckpt.py: {text}; nothing was written", file=sys.stderr)
         return 2
     return 0
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Returns our own arguments, and those of a training run, launch.py's to parse."""
+    own, config_arguments = [], []
+    is_value = False  # of a bare --config just before
+    for argument in argv:
+        is_config = is_value or _CONFIG.match(argument) is not None
+        (config_arguments if is_config else own).append(argument)
+        is_value = not is_value and argument in ("-config", "--config")
+    return own, config_arguments
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:

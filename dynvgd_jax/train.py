@@ -385,7 +385,7 @@ class Run:
         """Reads the offline transitions; a resumed run's must be those it began with.
 
         Raises:
-          UserError: the file is unfit, or another than it was.
+          UserError: the file is unfit, or its transitions are others than they were.
         """
         config, policy = self.config, self.policy
         offline = None
@@ -401,8 +401,9 @@ class Run:
             found, expected = offline and offline.sha256, saved.notes["offline_sha256"]
             if found != expected:
                 raise UserError(
-                    f"config.replay.offline_dataset: found {found} (SHA-256), expected "
-                    f"{expected}: the run began with other offline transitions"
+                    f"config.replay.offline_dataset: found transitions of SHA-256 "
+                    f"{found}, expected {expected}: the run began with other offline "
+                    "transitions"
                 )
         return offline
 

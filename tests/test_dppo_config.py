@@ -56,6 +56,20 @@ def test_reads_past_interpolations(tmp_path):
     assert disagreements(found, SQUARE) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "task"),
+    [
+        ("env: square", "square"),
+        ("env: {n_envs: 50}", None),
+        ("env_name: ${env}\nenv: can", "can"),
+        ("env_name: hopper-medium-v2\nenv: gym", None),
+        ("env_name: lift\nenv: {n_envs: 50}", "lift"),
+    ],
+)
+def test_pre_training_names_the_task_by_env(tmp_path, text, task):
+    assert read_dppo_config(write(tmp_path, text)).task == task
+
+
 def test_a_yaml_of_another_size_than_the_tensors_is_named(tmp_path):
     text = FINE_TUNING.replace("[1024, 1024, 1024]", "[512, 512, 512]")
     text = text.replace("    cond_mlp_dims: [512, 64]\n", "")

@@ -1,5 +1,6 @@
 """DPPO files: every layout agrees with own PyTorch modules; bad files give one line."""
 
+import copy
 import fractions
 import sys
 import zipfile
@@ -12,6 +13,7 @@ import torch
 import convert_torch_ckpt
 from dynvgd_jax import load_policy
 from dynvgd_jax.envs.normalize import Normalization, save_normalization
+from tests import reference
 from tests import torch_reference as ref
 
 SIZES = ref.SMALL
@@ -30,6 +32,18 @@ def decode(early, late, ft, noise, obs, steps):
     table = ref.ddim_table(SIZES.train_steps, steps)
     net = ref.mixed(early, late, table, ft)
     return ref.decode(net, torch.tensor(noise), torch.tensor(obs), table).numpy()
+
+
+def ddpm(early, late, ft, noise, obs, key):
+    def eps(x, t, obs):
+        net = copy.deepcopy(late if t < ft else early).double()
+        with torch.no_grad():
+            return net(torch.tensor(x), t, torch.tensor(np.float64(obs))).numpy()
+
+    steps = range(SIZES.train_steps)
+    draws = [jax.random.normal(jax.random.fold_in(key, t), noise.shape) for t in steps]
+    clipped = [np.clip(draw, -3, 3) for draw in draws]
+    return reference.ddpm_decode(eps, noise, obs, SIZES.train_steps, clipped)
 
 
 def run(*arguments):
@@ -84,7 +98,12 @@ def test_fine_tuned_takes_the_late_steps_from_actor_ft(folder):
     np.testing.assert_allclose(found, decode(early, late, 3, noise, obs, 4), atol=2e-6)
     assert not np.allclose(found, decode(early, early, 3, noise, obs, 4), atol=1e-3)
     key = jax.random.key(0)
-    assert np.isfinite(policy.sample_ddpm(obs, noise, key)).all()
+    found = policy.sample_ddpm(obs, noise, key)
+    # Without JAX: the late network predicts at timesteps t < 3.
+    expected = ddpm(early, late, 3, noise, obs, key)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert not np.allclose(found, ddpm(early, late, 2, noise, obs, key), atol=1e-3)
+    assert not np.allclose(found, ddpm(early, late, 4, noise, obs, key), atol=1e-3)
 
 
 def edited(change):
@@ -149,6 +168,16 @@ def test_damaged_bytes_give_one_line_and_no_output(folder, capsys, where):
     assert not (folder / "out").exists()
 
 
+def test_values_that_begin_with_config_are_no_configuration(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    save(folder, edited(lambda state: None))
+    (folder / "configs").mkdir()
+    (folder / "configs" / "a.yaml").write_text("env: can")
+    yaml = ("--dppo_config", "configs/a.yaml")
+    assert run("--policy", "s.pt", *yaml, "--output", "config_out") == 0
+    assert load_policy(folder / "config_out").task == "can"
+
+
 def test_an_existing_output_is_left_alone(folder, capsys):
     (folder / "out").mkdir()
     assert run(*save(folder, edited(lambda state: None))) == 2
@@ -204,6 +233,11 @@ def test_without_torch_one_line_says_what_to_install(folder, capsys, monkeypatch
             ["--critic=/x", "--output=b", "--config=configs/can_ddim8.py"],
             "no such file",
         ),
+        (
+            ["--config", "configs/can_ddim8.py", "--critic=/x", "--output=b"],
+            "no such file",
+        ),
+        (["--policy=a", "--task=can", "--output=b", "config=3"], "found 'config=3'"),
         (["--dataset=/x.hdf5", "--output=b"], "no such file"),
         (["--inspect=/x"], "no such file"),
         (["--to_torch=/x", "--output=b"], "no policy folder"),

@@ -133,6 +133,7 @@ def read_robomimic(path: str | Path) -> list[DemoEpisode]:
             data = file.get("data")
             if not isinstance(data, h5py.Group) or not len(data):
                 raise UserError(f"{path} has no group 'data'; expected robomimic's")
+            _require_inside(file, data, f"{path}: data")
             names = sorted(data, key=lambda name: int(name.split("_")[-1]))
             _check_sizes(path, data, names)
             return [_read_episode(data[n], f"{path}: data/{n}") for n in names]
@@ -146,6 +147,7 @@ def _check_sizes(path: str | Path, data: h5py.Group, names: list[str]) -> None:
     for name in names:
         if not isinstance(data[name], h5py.Group):
             raise UserError(f"{path}: data/{name} is no group; expected robomimic's")
+        _require_inside(data.file, data[name], f"{path}: data/{name}")
         for part in (*_READ_ARRAYS, *_observations(data[name])):
             array = data[name].get(part)
             if array is None:
@@ -153,15 +155,24 @@ def _check_sizes(path: str | Path, data: h5py.Group, names: list[str]) -> None:
             where = f"{path}: data/{name}/{part}"
             if not isinstance(array, h5py.Dataset) or array.dtype.kind not in "fiub":
                 raise UserError(f"{where} holds no numbers; expected robomimic's")
-            if array.is_virtual or array.external:
-                raise UserError(
-                    f"{where} lies in another file; expected it in this one"
-                )
+            _require_inside(data.file, array, where)
             declared += array.nbytes
     if declared > MAX_HDF5_BYTES:
         raise UserError(
             f"{path} declares {declared:,} bytes, expected at most {MAX_HDF5_BYTES:,}"
         )
+
+
+def _require_inside(
+    file: h5py.File, item: h5py.Group | h5py.Dataset, where: str
+) -> None:
+    """Raises UserError where links or the storage of values lead to another file."""
+    # A file that is open already is given again, so that equal names are one file.
+    inside = item.file.filename == file.filename
+    if isinstance(item, h5py.Dataset):
+        inside = inside and not item.is_virtual and not item.external
+    if not inside:
+        raise UserError(f"{where} lies in another file; expected it in this one")
 
 
 def _observations(group: h5py.Group) -> list[str]:
@@ -185,20 +196,20 @@ def _read_episode(group: h5py.Group, where: str) -> DemoEpisode:
         raise UserError(
             f"{where} lacks {', '.join(missing)}; expected robomimic's low_dim layout"
         )
-    actions = group["actions"][()].astype(np.float32)
-    rewards = group["rewards"][()].astype(np.float32)
+    actions, rewards = _float32(group["actions"][()]), _float32(group["rewards"][()])
     obs = last = _join(group, "obs", keys, where)
     if all(f"next_obs/{key}" in group for key in keys):
         last = _join(group, "next_obs", keys, where)
     if (
         not actions.ndim == 2
         or rewards.shape != (len(actions),)
-        or not len(actions) == len(obs) > 0
+        or len(actions) != len(obs)
+        or 0 in (*actions.shape, *obs.shape)
         or last.shape != obs.shape
     ):
         raise UserError(
             f"{where}: found actions {actions.shape}, rewards {rewards.shape} and "
-            f"observations {obs.shape}, expected equal numbers of steps, at least 1"
+            f"observations {obs.shape}, expected equal numbers of steps, no empty part"
         )
     if not all(np.isfinite(part).all() for part in (actions, rewards, obs, last)):
         raise UserError(f"{where} holds values that are not finite; write it again")
@@ -228,7 +239,7 @@ def _attribute(group: h5py.Group, name: str, default: Any) -> Any:
 
 
 def _join(group: h5py.Group, name: str, keys: list[str], where: str) -> np.ndarray:
-    parts = [group[f"{name}/{key}"][()].astype(np.float32) for key in keys]
+    parts = [_float32(group[f"{name}/{key}"][()]) for key in keys]
     if len({part.shape[:1] for part in parts}) != 1 or any(p.ndim != 2 for p in parts):
         shapes = {key: part.shape for key, part in zip(keys, parts, strict=True)}
         raise UserError(f"{where}/{name}: found {shapes}, expected equal lengths")
@@ -317,18 +328,22 @@ def read_dppo(path: str | Path) -> Trajectories:
         raise UserError(f"{path} lacks {', '.join(missing)}; expected {needed}")
     if any(array.dtype.kind not in "fiub" for array in found.values()):
         raise UserError(f"{path} holds arrays that are no numbers; write it again")
-    states = found["states"].astype(np.float32)
-    actions = found["actions"].astype(np.float32)
-    lengths = found["traj_lengths"].astype(np.int64)
+    states, actions = _float32(found["states"]), _float32(found["actions"])
+    with np.errstate(invalid="ignore"):  # NaN becomes a number that is refused below
+        lengths = found["traj_lengths"].astype(np.int64)
     if lengths.ndim != 1 or len(lengths) == 0 or lengths.min() < 1:
         raise UserError(f"{path}: expected at least one episode of at least one step")
     total = sum(lengths.tolist())
-    if not states.ndim == actions.ndim == 2 or not len(states) == len(actions) == total:
+    if (
+        not states.ndim == actions.ndim == 2
+        or not len(states) == len(actions) == total
+        or 0 in (states.shape[1], actions.shape[1])
+    ):
         raise UserError(
-            f"{path}: found states {states.shape}, actions {actions.shape} and "
-            f"lengths adding up to {total}, expected [steps, size] with equal steps"
+            f"{path}: found states {states.shape}, actions {actions.shape} and lengths "
+            f"adding up to {total}, expected [steps, size] with equal steps, size >= 1"
         )
-    rewards = found.get("rewards", np.zeros(total, np.float32)).astype(np.float32)
+    rewards = _float32(found.get("rewards", np.zeros(total)))
     terminals = found.get("terminals", _last_steps(lengths)).astype(bool)
     if rewards.shape != (total,) or terminals.shape != (total,):
         raise UserError(
@@ -338,6 +353,12 @@ def read_dppo(path: str | Path) -> Trajectories:
     if not all(np.isfinite(part).all() for part in (states, actions, rewards)):
         raise UserError(f"{path} holds values that are not finite; write it again")
     return Trajectories(states, actions, rewards, terminals, lengths)
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    """What is too large becomes infinity, without a warning: the caller refuses it."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(np.float32)
 
 
 def _check_file(path: str | Path, expected: str) -> None:

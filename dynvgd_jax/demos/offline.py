@@ -1,5 +1,6 @@
 """Transitions from elsewhere for the replay buffer: from demonstrations, or as such."""
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from dynvgd_jax.envs.normalize import (
 )
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.types import Transition
-from dynvgd_jax.untrusted import load_npz, sha256
+from dynvgd_jax.untrusted import load_npz
 
 # An npz of transitions, as the published code's offline data.
 ARRAYS = ("states", "states_next", "actions", "rewards", "terminals")
@@ -31,7 +32,7 @@ class Offline(NamedTuple):
     """What a file gave."""
 
     transitions: Transition  # leading axis n, at least 1
-    sha256: str  # of the file
+    sha256: str  # of the transitions: a scale beside the file decides them as well
 
 
 def load_offline(
@@ -75,7 +76,10 @@ def load_offline(
         transitions = cut_transitions(str(path), data, chunk_len, reward_offset)
     else:
         transitions = _read_transitions(path, norm, chunk_len)
-    return Offline(transitions, sha256(path))
+    digest = hashlib.sha256()
+    for array in transitions:
+        digest.update(np.ascontiguousarray(array))
+    return Offline(transitions, digest.hexdigest())
 
 
 def cut_transitions(
@@ -131,7 +135,8 @@ def _read_transitions(path: Path, norm: Normalization, chunk_len: int) -> Transi
         raise UserError(f"{path} lacks {', '.join(missing)}; expected {ARRAYS}")
     if any(array.dtype.kind not in "fiub" for array in found.values()):
         raise UserError(f"{path} holds arrays that are no numbers; write it again")
-    found = {name: array.astype(np.float32) for name, array in found.items()}
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is refused below
+        found = {name: array.astype(np.float32) for name, array in found.items()}
     count, action_dim = len(np.atleast_1d(found["rewards"])), len(norm.action_min)
     chunk = (count, chunk_len, action_dim)
     if found["actions"].shape == (count, chunk_len * action_dim):

@@ -60,7 +60,7 @@ def load_normalization(path: str | Path) -> Normalization:
     """Reads DPPO's `normalization.npz`.
 
     Errors: UserError where the file is missing, is no npz, lacks a key, or holds
-    vectors whose sizes disagree.
+    vectors that are empty or whose sizes disagree.
     """
     path = Path(path)
     if not path.is_file():
@@ -78,14 +78,18 @@ def load_normalization(path: str | Path) -> Normalization:
     wrong = [key for key, value in values.items() if value.dtype.kind not in "fiub"]
     if wrong:
         raise UserError(f"{path}: {', '.join(wrong)} hold no numbers; write it again")
-    norm = Normalization(**{k: np.asarray(v, np.float32) for k, v in values.items()})
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is refused below
+        vectors = {k: np.asarray(v, np.float32) for k, v in values.items()}
+    norm = Normalization(**vectors)
     shapes = {k: v.shape for k, v in norm._asdict().items()}
     if (
-        any(len(shape) != 1 for shape in shapes.values())
+        any(len(shape) != 1 or shape == (0,) for shape in shapes.values())
         or norm.obs_min.shape != norm.obs_max.shape
         or norm.action_min.shape != norm.action_max.shape
     ):
-        raise UserError(f"{path}: expected vectors of equal length, found {shapes}")
+        raise UserError(
+            f"{path}: expected vectors of equal length, at least 1, found {shapes}"
+        )
     if not all(np.isfinite(vector).all() for vector in norm):
         raise UserError(f"{path} holds values that are not finite; write it again")
     if np.any(norm.obs_min > norm.obs_max) or np.any(norm.action_min > norm.action_max):

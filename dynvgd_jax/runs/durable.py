@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,7 +39,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     """Gives a hidden neighbour of `path` to fill; renames it when the block ends.
 
     By then everything in it is on the disk. An error inside the block deletes what was
-    written.
+    written, and the parent folders that were made for it.
 
     Raises:
       UserError: `path` exists already.
@@ -49,6 +49,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     refuse_existing(path)
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    made = [parent for parent in path.parents if not parent.exists()]  # deepest first
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -58,6 +59,10 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if not path.exists():
+            with suppress(OSError):  # somebody else has put something there
+                for parent in made:
+                    parent.rmdir()
 
 
 @contextmanager

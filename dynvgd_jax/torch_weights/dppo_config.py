@@ -70,7 +70,9 @@ def read_dppo_config(path: str | Path) -> DppoConfig:
     if get(network) is not None:
         activation = activation or "Mish"
         _require_activation(path, f"{network}.activation_type", activation)
-    task = get("env_name")
+    # Pre-training YAMLs say `env: square`; in others `env` is a group of settings.
+    named = (get("env_name"), get("env"))
+    task = next((name for name in named if name in CHOICES["task"]), None)
     sizes = {name: get(name) for name in ("obs_dim", "action_dim", "horizon_steps")}
     sizes = {name: value for name, value in sizes.items() if value is not None}
     if get(network) is not None:
@@ -79,7 +81,7 @@ def read_dppo_config(path: str | Path) -> DppoConfig:
             sizes[name] = default if value is None else value
     return DppoConfig(
         path=path,
-        task=task if task in CHOICES["task"] else None,
+        task=task,
         num_train_timesteps=steps,
         activation=str(activation).lower() if activation else None,
         ft_denoising_steps=ft_steps or None,

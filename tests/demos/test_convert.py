@@ -100,6 +100,27 @@ def test_a_dataset_in_another_file_is_refused(folder, capsys):
     assert "lies in another file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["data", "data/demo_0", "data/demo_0/actions"])
+def test_links_to_another_file_are_refused(folder, capsys, name):
+    write_robomimic(folder / "b.hdf5", episodes(), {})
+    with h5py.File(folder / "low_dim.hdf5", "a") as file:
+        del file[name]
+        file[name] = h5py.ExternalLink("b.hdf5", f"/{name}")
+    assert run(f"--dataset={folder}/low_dim.hdf5", f"--output={folder}/out") == 2
+    line = capsys.readouterr().err
+    assert f"{name} lies in another file" in line and line.count("\n") == 1
+
+
+def test_links_to_another_file_through_this_one_are_refused(folder, capsys):
+    write_robomimic(folder / "b.hdf5", episodes(), {})
+    with h5py.File(folder / "low_dim.hdf5", "a") as file:
+        file["other"] = h5py.ExternalLink("b.hdf5", "/data/demo_0/obs")
+        del file["data/demo_0/obs"]
+        file["data/demo_0/obs"] = h5py.SoftLink("/other")
+    assert run(f"--dataset={folder}/low_dim.hdf5", f"--output={folder}/out") == 2
+    assert "lies in another file" in capsys.readouterr().err
+
+
 def test_a_scale_of_other_sizes_and_an_existing_output(folder, capsys):
     norm = load_normalization(folder / "normalization.npz")
     np.savez(

@@ -169,6 +169,41 @@ def test_values_that_are_not_finite(tmp_path, episodes):
         read_robomimic(tmp_path / "demos.hdf5")
 
 
+@pytest.mark.parametrize(
+    ("actions", "word"),
+    [(np.full((3, 7), 1e300), "not finite"), (np.zeros((3, 0)), "no empty part")],
+)
+@pytest.mark.filterwarnings("error")
+def test_hdf5_values_beyond_float32_and_empty_parts(tmp_path, episodes, actions, word):
+    path = tmp_path / "demos.hdf5"
+    write_robomimic(path, episodes, {})
+    with h5py.File(path, "a") as file:
+        del file["data/demo_0/actions"]
+        file["data/demo_0/actions"] = actions
+    with pytest.raises(UserError, match=word):
+        read_robomimic(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"states": np.full((3, 2), 1e300)}, "not finite"),
+        ({"rewards": np.full(3, -1e300)}, "not finite"),
+        ({"traj_lengths": [np.nan, 1.0]}, "expected at least one"),
+        ({"traj_lengths": [1e300, 1.0]}, "expected"),
+        ({"states": np.zeros((3, 0))}, "size >= 1"),
+        ({"actions": np.zeros((3, 0))}, "size >= 1"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_dppo_values_out_of_range_give_no_warning(tmp_path, changes, word):
+    arrays = {"states": np.zeros((3, 2)), "actions": np.zeros((3, 1))}
+    arrays |= {"traj_lengths": [2, 1]}
+    np.savez(tmp_path / "train.npz", **arrays | changes)
+    with pytest.raises(UserError, match=word):
+        read_dppo(tmp_path / "train.npz")
+
+
 def test_dppo_lengths_that_do_not_add_up(tmp_path):
     arrays = {"states": np.zeros((3, 2)), "actions": np.zeros((3, 1))}
     np.savez(tmp_path / "train.npz", **arrays, traj_lengths=[2, 2])

@@ -115,10 +115,13 @@ def test_transitions_flat_or_not_and_rescaled(tmp_path):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(flat.action, np.float32(arrays["actions"]))
     np.testing.assert_array_equal(flat.done, arrays["terminals"])
+    before = load_offline(tmp_path / "flat.npz", norm, 4, 1.0, "can").sha256
     # A scale beside the file: raw = 3 n here, then n = raw / 1 to the policy.
     wide = Normalization(*(3 * vector for vector in norm))
     save_normalization(tmp_path / "normalization.npz", wide)
-    found = load_offline(tmp_path / "flat.npz", norm, 4, 1.0, "can").transitions
+    found, after = load_offline(tmp_path / "flat.npz", norm, 4, 1.0, "can")
+    again = load_offline(tmp_path / "deep.npz", norm, 4, 1.0, "can").sha256
+    assert before != after == again  # of the values, which a resumed run compares
     np.testing.assert_allclose(found.next_obs, 3 * arrays["states_next"], atol=1e-5)
     np.testing.assert_allclose(found.action, 3 * arrays["actions"], atol=1e-5)
 

@@ -69,3 +69,16 @@ def test_bad_files_are_named(tmp_path):
     save_normalization(tmp_path / "odd.npz", NORM._replace(obs_max=np.zeros(2)))
     with pytest.raises(UserError, match="equal length"):
         load_normalization(tmp_path / "odd.npz")
+    none = np.zeros(0)
+    empty = NORM._replace(action_min=none, action_max=none)
+    save_normalization(tmp_path / "empty.npz", empty)
+    with pytest.raises(UserError, match="at least 1"):
+        load_normalization(tmp_path / "empty.npz")
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_beyond_float32_are_refused_without_a_warning(tmp_path):
+    large = NORM._replace(obs_max=np.array([1.0, 1e300, 5.0]))
+    np.savez(tmp_path / "large.npz", **large._asdict())
+    with pytest.raises(UserError, match="not finite"):
+        load_normalization(tmp_path / "large.npz")
