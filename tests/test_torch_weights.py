@@ -121,6 +121,19 @@ def test_a_file_for_torch_that_does_not_come_back_is_deleted(
     assert names == ["normalization.npz", "out", "s.pt"]
 
 
+def test_what_another_flag_or_file_would_need_is_named(folder, capsys):
+    model = prefixed("network", make("residual")) | prefixed("actor", make("residual"))
+    arguments = save(folder, {"itr": 1, "model": model})
+    assert run(*arguments, "--ft_denoising_steps=3") == 2
+    line = capsys.readouterr().err
+    assert "missing: actor_ft.*" in line and "left over" not in line
+    with zipfile.ZipFile(folder / "s.pt", "w") as archive:
+        archive.writestr("policy.pth", b"")
+    assert run(*arguments) == 2
+    line = capsys.readouterr().err
+    assert "give it to --critic" in line and line.count("\n") == 1
+
+
 def edited(change):
     state = prefixed("network", make("residual"))
     change(state)
