@@ -314,6 +314,9 @@ def test_bad_critics_give_one_line_and_no_output(
         (lambda o: o["param_groups"][0].update(amsgrad=True), "'amsgrad': True"),
         (lambda o: o["state"][1].update(step=torch.tensor(2.0)), "[2.0, 3.0] steps"),
         (lambda o: o["state"][0].update(exp_avg=torch.ones(3)), "has shape [3]"),
+        (lambda o: o["state"][1]["exp_avg_sq"].neg_(), "holds values below 0"),
+        (lambda o: o["param_groups"][0].update(lr=np.nan), "found learning rate nan"),
+        (lambda o: o["param_groups"][0].update(lr=-1.0), "found learning rate -1.0"),
         (lambda o: o["state"].update({99: o["state"][0]}), "of 31 tensors"),
     ],
 )

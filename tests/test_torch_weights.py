@@ -106,6 +106,34 @@ def test_fine_tuned_takes_the_late_steps_from_actor_ft(folder):
     assert not np.allclose(found, ddpm(early, late, 4, noise, obs, key), atol=1e-3)
 
 
+def test_a_file_for_torch_that_does_not_come_back_is_deleted(
+    folder, capsys, monkeypatch
+):
+    assert run(*save(folder, edited(lambda state: None))) == 0
+    load = "dynvgd_jax.torch_weights.to_torch.load_torch"
+    kept = edited(lambda state: None)
+    monkeypatch.setattr(load, lambda path: kept)
+    kept["model"]["network.mlp_mean.layers.0.bias"][0] += 1e-3
+    capsys.readouterr()
+    assert run(f"--to_torch={folder}/out", f"--output={folder}/back.pt") == 2
+    assert "did not come back bit for bit" in capsys.readouterr().err
+    names = sorted(p.name for p in folder.iterdir())
+    assert names == ["normalization.npz", "out", "s.pt"]
+
+
+def test_what_another_flag_or_file_would_need_is_named(folder, capsys):
+    model = prefixed("network", make("residual")) | prefixed("actor", make("residual"))
+    arguments = save(folder, {"itr": 1, "model": model})
+    assert run(*arguments, "--ft_denoising_steps=3") == 2
+    line = capsys.readouterr().err
+    assert "missing: actor_ft.*" in line and "left over" not in line
+    with zipfile.ZipFile(folder / "s.pt", "w") as archive:
+        archive.writestr("policy.pth", b"")
+    assert run(*arguments) == 2
+    line = capsys.readouterr().err
+    assert "give it to --critic" in line and line.count("\n") == 1
+
+
 def edited(change):
     state = prefixed("network", make("residual"))
     change(state)

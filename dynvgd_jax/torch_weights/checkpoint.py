@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dynvgd_jax.errors import UserError
-from dynvgd_jax.torch_weights.files import load_torch, to_numpy
+from dynvgd_jax.torch_weights.critics import POLICY_MEMBER
+from dynvgd_jax.torch_weights.files import holds_member, load_torch, to_numpy
 
 COMPILED = "_orig_mod."
 PRETRAINED, FINE_TUNED = "pre-training", "fine-tuning"
@@ -33,6 +34,11 @@ def read_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
       UserError: the file is unfit, has no such weights, or its keys fit no layout.
     """
     path = Path(path)
+    if holds_member(path, POLICY_MEMBER):
+        raise UserError(
+            f"{path} holds {POLICY_MEMBER}, expected a file of DPPO; this is a "
+            "Stable-Baselines3 save: give it to --critic"
+        )
     content = load_torch(path)
     found = [n for n in ("ema", "model") if _is_mapping(content, n)]
     if not found:
@@ -51,7 +57,7 @@ def read_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
     for key, tensor in tensors.items():
         prefix, _, rest = key.partition(".")
         groups.setdefault(prefix, {})[rest] = tensor
-    fine = "actor_ft" in groups
+    fine = not {"actor", "actor_ft"}.isdisjoint(groups)
     wanted = ("actor", "actor_ft") if fine else ("network",)
     missing = [f"{prefix}.*" for prefix in wanted if prefix not in groups]
     allowed = (*wanted, *_UNUSED) if fine else wanted

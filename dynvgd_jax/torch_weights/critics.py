@@ -190,6 +190,11 @@ def _read_moments(
         raise UserError(
             f"{source}: found Adam with {options}, expected {ADAM}; {_DO_WITHOUT}"
         )
+    if not 0 <= learning_rate < float("inf"):
+        raise UserError(
+            f"{source}: found learning rate {learning_rate}, expected a number from 0; "
+            f"{_DO_WITHOUT}"
+        )
     if found != len(keys) or len(counts) != 1 or counts[0] not in range(COUNT_END):
         raise UserError(
             f"{source}: found the state of {found} tensors after {counts} steps, "
@@ -203,5 +208,10 @@ def _read_moments(
                 raise UserError(
                     f"{source}: the moment of {key} has shape "
                     f"{list(arrays[key].shape)}, expected {list(current[key].shape)}"
+                )
+            if arrays is square and (arrays[key] < 0).any():
+                raise UserError(
+                    f"{source}: the exp_avg_sq of {key} holds values below 0, "
+                    f"expected squares; {_DO_WITHOUT}"
                 )
     return Moments(mean, square, int(counts[0]), learning_rate)

@@ -131,7 +131,8 @@ def write_critics(folder: str | Path, output: str | Path) -> None:
     """Writes the critics of a run's folder as a zip with Stable-Baselines3's members.
 
     It holds `policy.pth` (`critic.*`, `critic_target.*`) and `critic.optimizer.pth`,
-    the parts that PyTorch code can load with `load_state_dict`.
+    the parts that PyTorch code can load with `load_state_dict`. The file appears only
+    after all tensors, read back, have proved equal bit for bit.
 
     Raises:
       UserError: there is no such run, or `output` exists or cannot be written.
@@ -155,11 +156,18 @@ def write_critics(folder: str | Path, output: str | Path) -> None:
     group = {"lr": agent.config.learning_rate, **ADAM, "params": list(moments)}
     optimizer = {"state": moments, "param_groups": [group]}
     contents = {critics.POLICY_MEMBER: policy, critics.OPTIMIZER_MEMBER: optimizer}
-    with new_file(output) as file, zipfile.ZipFile(file, "w") as archive:
-        for name, content in contents.items():
-            buffer = io.BytesIO()
-            torch.save(content, buffer)
-            archive.writestr(name, buffer.getvalue())
+    with new_file(output) as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in contents.items():
+                buffer = io.BytesIO()
+                torch.save(content, buffer)
+                archive.writestr(name, buffer.getvalue())
+        file.flush()
+        back = read_critics(file.name)
+        found = (back.current, back.target, back.moments.mean, back.moments.square)
+        for arrays, tensors in zip(found, (current, target, mean, square), strict=True):
+            if any(not np.array_equal(arrays[k], tensors[k].numpy()) for k in tensors):
+                raise UserError(f"{output} did not come back bit for bit; try again")
 
 
 def _tensors(ensemble: CriticEnsemble, params: Any) -> dict[str, torch.Tensor]:

@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 
 from dynvgd_jax.diffusion.policy import BASE, FINE_TUNED, load_policy
+from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.durable import new_file, refuse_existing
+from dynvgd_jax.torch_weights.files import load_torch
 from dynvgd_jax.torch_weights.layouts import from_flax
 
 
@@ -14,6 +16,8 @@ def write_torch(folder: str, output: str | Path) -> None:
 
     A plain policy becomes a pre-training file, its weights under "model" and "ema"; a
     fine-tuned one a fine-tuning file with `actor`, `actor_ft` and `network`.
+
+    The file appears only after its tensors, read back, have proved equal bit for bit.
 
     Raises:
       UserError: there is no such policy, or `output` exists or cannot be written.
@@ -38,3 +42,7 @@ def write_torch(folder: str, output: str | Path) -> None:
         content = {"itr": 0, "model": state}
     with new_file(output) as file:
         torch.save(content, file)
+        file.flush()
+        back = load_torch(file.name)["model"]
+        if any(not torch.equal(back[key], state[key]) for key in state):
+            raise UserError(f"{output} did not come back bit for bit; write it again")
