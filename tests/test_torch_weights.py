@@ -170,7 +170,8 @@ def test_a_tensor_saved_with_a_pending_minus_is_read_as_what_it_means(folder):
 def test_a_pickle_that_asks_for_all_memory_gives_one_line(folder, capsys):
     arguments = save(folder, {})
     # bytearray(10**15)
-    pickle = b"\x80\x02c__builtin__\nbytearray\n(L1000000000000000L\ntR."
+    number = b"\x8a\x07" + (10**15).to_bytes(7, "little")
+    pickle = b"\x80\x02c__builtin__\nbytearray\n" + number + b"\x85R."
     with zipfile.ZipFile(folder / "s.pt") as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(folder / "s.pt", "w") as archive:
@@ -179,7 +180,7 @@ def test_a_pickle_that_asks_for_all_memory_gives_one_line(folder, capsys):
             archive.writestr(name, pickle if is_pickle else content)
     assert run(*arguments) == 2
     line = capsys.readouterr().err
-    assert "damaged" in line and line.count("\n") == 1
+    assert "MemoryError" in line and line.count("\n") == 1
 
 
 @pytest.mark.parametrize("where", [0, 300, 5000, -40, "half", "empty"])
