@@ -31,6 +31,7 @@ def found(cache_folder):
     return child(cache_folder, "math")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_devices", ["2", "4", "8"])
 def test_one_global_batch_gives_the_parameters_of_one_device(found, num_devices):
     """Two calls of two gradient steps, up to the order of sums."""
@@ -42,6 +43,7 @@ def test_one_global_batch_gives_the_parameters_of_one_device(found, num_devices)
     assert result["replicas_equal"]
 
 
+@pytest.mark.slow
 def test_training_calls_share_replay_and_keep_replicas_equal(found):
     result = found["compiled"]
     assert result["replicas_equal"] and result["finite"]
@@ -53,6 +55,7 @@ def test_training_calls_share_replay_and_keep_replicas_equal(found):
     assert set(result["local_devices"]) == {1}
 
 
+@pytest.mark.slow
 def test_every_device_draws_its_own_batches(found):
     assert len(set(found["draws"])) == 8
 

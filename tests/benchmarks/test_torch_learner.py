@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 
 from benchmarks.torch_learner import TorchLearner, make_critics
@@ -19,6 +20,7 @@ from dynvgd_jax.types import Transition
 UTD, BATCH, OBS, CHUNK = 3, 16, 5, (4, 2)
 
 
+@pytest.mark.slow
 def test_acting_and_training_call_agree_with_ours():
     network = DiffusionMLP(OBS, 2, 4, time_dim=8, hidden_dims=(16,) * 3, cond_dims=(9,))
     weights = init_params(network, jax.random.key(0))
