@@ -11,10 +11,12 @@ r"""Runs one job: training, pre-training or demonstrations, as its configuration
 --workdir  where results go; must be new or empty. Default: runs/<config>-seed<seed>,
            for demonstrations data/<task>
 
-Mistakes are answered with one line on stderr and exit code 2.
+SIGTERM or SIGINT (Ctrl-C) lets a training run save a checkpoint and end with exit code
+0; a second one ends it at once. Mistakes are answered with one line on stderr and exit
+code 2.
 """
 
-import functools
+import errno
 import importlib.util
 import logging
 import os
@@ -30,8 +32,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dynvgd_jax import config_check
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.errors import StuckError, UserError
+from dynvgd_jax.runs.compile_cache import use_compile_cache
+from dynvgd_jax.runs.signals import StopSignals
 
+# What a disk may answer at any time; other OSErrors are bugs and keep their traceback.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(?:=.*)?", re.DOTALL)
 
@@ -47,6 +53,15 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"launch.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(f"launch.py: {error}", file=sys.stderr)
+        return 2
+    except StuckError as error:
+        print(f"launch.py: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(1)  # Python's own end would wait for the thread
     except KeyboardInterrupt:
         print("launch.py: interrupted", file=sys.stderr)
         return 130
@@ -144,11 +159,15 @@ def check_workdir(workdir: Path) -> None:
 def run_job(config: ConfigDict, workdir: Path, resume: bool) -> None:
     """Hands the run to its module; only now are JAX and the simulator imported."""
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
+    use_compile_cache()
     if config.job == "train":
-        from dynvgd_jax.train import train
+        with StopSignals() as stop:
+            from dynvgd_jax.train import train
 
-        job = functools.partial(train, resume=True) if resume else train
-    elif config.job == "pretrain":
+            options = {"resume": True} if resume else {}
+            train(config, workdir, stop=stop, **options)
+        return
+    if config.job == "pretrain":
         from dynvgd_jax.pretrain import pretrain as job
     else:
         from dynvgd_jax.demos.collect import run as job

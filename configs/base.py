@@ -27,6 +27,9 @@ def get_config() -> ConfigDict:
     config.ddim_steps = 8
     # Seed of everything that is drawn in training.
     config.seed = 0
+    # Matrix products of policy and critics in "float32" (as published), "tf32" (NVIDIA
+    # GPUs; float32 elsewhere) or "bfloat16"; parameters, sums and Adam stay float32.
+    config.precision = "float32"
 
     # Budget in control steps. Published.
     config.total_env_steps = 20_000_000
@@ -63,6 +66,9 @@ def get_config() -> ConfigDict:
     config.critic.width = 2048
     # Hidden layers, each Linear, LayerNorm, Tanh. Published.
     config.critic.depth = 3
+    # Where the critics start: the folder of a run, or of one of its checkpoints, whose
+    # critics, targets, moments and counts are taken over; "" is fresh ones. Published.
+    config.initial_critics = ""
 
     config.guidance = ConfigDict()
     # lambda: size of the step along the value gradient, in normalised action units per
@@ -92,6 +98,11 @@ def get_config() -> ConfigDict:
     # Transitions (action chunks) kept, oldest overwritten first. Published; memory is
     # reserved for what total_env_steps can fill, no more.
     config.replay.capacity = 10_000_000
+    # Transitions from elsewhere beside the run's own: DPPO's train.npz, robomimic's
+    # HDF5, or an npz of transitions (docs/checkpoints.md); "" is none. Published.
+    config.replay.offline_dataset = ""
+    # Share of each batch drawn from them, where there are any. Our choice.
+    config.replay.offline_share = 0.5
 
     config.eval = ConfigDict()
     # Episodes per evaluation, each with its own fixed seed. Published.

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dynvgd_jax.config_check import check_train, set_fields
+from dynvgd_jax.config_check import check_train, num_offline, set_fields
 from dynvgd_jax.diffusion.policy import Policy, load_policy
 from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.errors import UserError
+from dynvgd_jax.parallel import mean_over_devices
+from dynvgd_jax.precision import with_precision
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.metrics import read_config
 from dynvgd_jax.steering.ensemble import CriticEnsemble
@@ -26,14 +28,38 @@ CHECKPOINTS = "checkpoints"
 POLICY = "policy"
 
 
-def build_method(config: ConfigDict, policy: Policy) -> Vgd:
+def build_method(config: ConfigDict, policy: Policy, num_devices: int = 1) -> Vgd:
     """Returns the pure functions of `config.method` for a base policy.
 
     Method "vgd" has the fixed weight 1 and no clip of the guided x0; "base" is scale 0.
+    With several devices `update` is one device's share, see `parallel`.
 
     Raises:
       UserError: the DDIM or guided steps do not fit the policy.
     """
+    schedule = ddim_schedule(policy.schedule, config.ddim_steps)
+    options = method_options(config)
+    parts = {}
+    if num_devices > 1:
+        options = options._replace(
+            batch_size=options.batch_size // num_devices,
+            num_offline=options.num_offline // num_devices,
+        )
+        parts = {"average": mean_over_devices}
+    method = make_vgd(
+        options,
+        CriticEnsemble(config.critic.num, config.critic.width, config.critic.depth),
+        schedule,
+        policy.eps_fn_maker(schedule),
+        policy.obs_dim,
+        (policy.chunk_len, policy.action_dim),
+        **parts,
+    )
+    return Vgd(*(with_precision(function, config.precision) for function in method))
+
+
+def method_options(config: ConfigDict) -> VgdConfig:
+    """Returns the static choices of `config.method`."""
     guidance = Guidance(
         scale=0.0 if config.method == "base" else config.guidance.scale,
         last_k=config.guidance.last_k,
@@ -50,7 +76,7 @@ def build_method(config: ConfigDict, policy: Policy) -> Vgd:
         reduce=config.target_reduce,
         target_clip=config.target_clip,
     )
-    options = VgdConfig(
+    return VgdConfig(
         guidance=guidance,
         td=td,
         learning_rate=config.learning_rate,
@@ -58,15 +84,7 @@ def build_method(config: ConfigDict, policy: Policy) -> Vgd:
         utd=config.utd,
         guidance_warmup_updates=config.guidance.warmup_updates,
         weight_warmup_env_steps=config.guidance.weight_warmup_env_steps,
-    )
-    schedule = ddim_schedule(policy.schedule, config.ddim_steps)
-    return make_vgd(
-        options,
-        CriticEnsemble(config.critic.num, config.critic.width, config.critic.depth),
-        schedule,
-        policy.eps_fn_maker(schedule),
-        policy.obs_dim,
-        (policy.chunk_len, policy.action_dim),
+        num_offline=num_offline(config),
     )
 
 
@@ -137,10 +155,7 @@ def load_agent(folder: str | Path, overrides: dict[str, Any] | None = None) -> A
       UserError: there is no such run or checkpoint, it is damaged, or an override is
         unknown or does not fit the saved critics.
     """
-    folder = Path(folder)
-    step = None
-    if folder.parent.name == CHECKPOINTS and folder.name.isdecimal():
-        folder, step = folder.parent.parent, int(folder.name)
+    folder, step = _find_checkpoint(folder)
     config = ConfigDict(read_config(folder).to_dict())
     with config.unlocked():
         config.base_policy = str(folder / POLICY)
@@ -149,12 +164,37 @@ def load_agent(folder: str | Path, overrides: dict[str, Any] | None = None) -> A
     check_train(config)
     policy = load_policy(config.base_policy)
     method = build_method(config, policy)
-    store = CheckpointStore(folder / CHECKPOINTS)
-    step = store.latest() if step is None else step
+    tree = _restore(folder, step, method)
+    return Agent(config, policy, method, tree["learner"], tree["env_steps"])
+
+
+def load_learner(folder: str | Path, method: Vgd) -> LearnerState:
+    """Returns the critics of a run (its newest checkpoint) or of one checkpoint.
+
+    Args:
+      folder: a run's folder, or `<run>/checkpoints/<control steps>`.
+      method: of the run that takes them over.
+
+    Raises:
+      UserError: there is no such checkpoint, or its critics have other sizes.
+    """
+    return _restore(*_find_checkpoint(folder), method)["learner"]
+
+
+def _find_checkpoint(folder: str | Path) -> tuple[Path, int]:
+    """A run's folder and the number of the checkpoint that `folder` means."""
+    folder = Path(folder)
+    if folder.parent.name == CHECKPOINTS and folder.name.isdecimal():
+        return folder.parent.parent, int(folder.name)
+    step = CheckpointStore(folder / CHECKPOINTS).latest()
     if step is None:
+        read_config(folder)  # says so where this is no run at all
         raise UserError(
             f"found no checkpoint in {folder / CHECKPOINTS}; the run wrote none yet"
         )
+    return folder, step
+
+
+def _restore(folder: Path, step: int, method: Vgd) -> dict[str, Any]:
     template = checkpoint_tree(jax.eval_shape(method.init, jax.random.key(0)), 0)
-    tree = store.restore(step, template)
-    return Agent(config, policy, method, tree["learner"], tree["env_steps"])
+    return CheckpointStore(folder / CHECKPOINTS).restore(step, template)

@@ -21,6 +21,7 @@ CHOICES = {
     "task": ("lift", "can", "square", "transport"),
     "method": ("dynvgd", "vgd", "base"),
     "acting_noise": ("tanh_randn", "randn"),
+    "precision": ("float32", "tf32", "bfloat16"),
     "target_reduce": ("min", "mean"),
     "guidance.time_anneal": ("linear", "cosine", "off"),
     "guidance.reduce": ("min", "mean"),
@@ -56,6 +57,7 @@ _RANGES = {
     "guidance.warmup_updates": (0, COUNT_END),
     "guidance.weight_warmup_env_steps": (0, COUNT_END),
     "replay.capacity": (1, COUNT_END),
+    "replay.offline_share": (0.0, 1.0),
     "eval.episodes": (1, 1_000_000),
     "eval.every_env_steps": (1, COUNT_END),
     "eval.num_envs": (1, 4096),
@@ -93,7 +95,20 @@ def check_train(config: ConfigDict) -> None:
             f"than first_rollout_env_steps = {config.first_rollout_env_steps}; raise "
             "the one or lower the other"
         )
+    if config.replay.offline_dataset and not num_offline(config):
+        raise UserError(
+            f"config.replay.offline_share: found {config.replay.offline_share}, "
+            f"expected at least 1 / (2 batch_size) = {0.5 / config.batch_size:g}, so "
+            "that replay.offline_dataset is used"
+        )
     _check_base_policy(config)
+
+
+def num_offline(config: ConfigDict) -> int:
+    """Returns how many transitions of each batch are the offline data set's."""
+    if not config.replay.offline_dataset:
+        return 0
+    return round(config.replay.offline_share * config.batch_size)
 
 
 def check_choice(field: str, value: Any, names: Iterable[str]) -> None:

@@ -9,7 +9,6 @@ that exists can be resumed from.
 import hashlib
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +18,19 @@ from dynvgd_jax.agent import CHECKPOINTS
 from dynvgd_jax.config_check import field_names, get_field
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.rollout import Books, Collector
-from dynvgd_jax.runs.checkpoint import KEPT_CHECKPOINTS, CheckpointStore
+from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.durable import write_durably
-from dynvgd_jax.runs.metrics import read_config
+from dynvgd_jax.runs.metrics import (
+    CONFIG_FILE,
+    EPISODE_COLUMNS,
+    EPISODES_FILE,
+    VERSIONS_FILE,
+    check_sizes,
+    read_config,
+    versions,
+)
 from dynvgd_jax.runs.replay_log import ReplayLog
+from dynvgd_jax.untrusted import load_json
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +39,18 @@ REPLAY = "replay"  # the replay buffer's transitions
 
 # Budgets, evaluation and what only concerns files or speed; all else is the run's
 # meaning.
-CHANGEABLE = ("total_env_steps", "eval.", "checkpoint.", "log.", "env.num_threads")
+CHANGEABLE = (
+    "total_env_steps",
+    "eval.",
+    "checkpoint.",
+    "log.",
+    "env.num_threads",
+    "replay.offline_dataset",  # its place; its content is compared
+)
+
+
+KEPT_CHECKPOINTS = 2
+MAX_NOTES_BYTES = 64 * 2**20  # ours take some 100 kB
 
 
 class Saved(NamedTuple):
@@ -63,46 +82,95 @@ def compare_configs(workdir: Path, config: ConfigDict) -> list[str]:
     return changes
 
 
-def find_saved(workdir: Path, config: ConfigDict) -> Saved:
-    """Returns the newest checkpoint of a run that is sound; warns of damaged ones.
+def compare_versions(workdir: Path) -> list[str]:
+    """Returns what decides the numbers and is another since the run began, as text.
+
+    The bits of a resumed run are promised for equal versions only.
+    """
+    try:
+        old, new = load_json(workdir / VERSIONS_FILE), versions()
+    except UserError as error:
+        return [f"unknown versions: {error}"]
+    names = sorted({*old, *new} - {"git_commit"})
+    return [
+        f"{name}: {old.get(name, 'unknown')} -> {new.get(name, 'unknown')}"
+        for name in names
+        if old.get(name) != new.get(name)
+    ]
+
+
+def find_saved(workdir: Path, config: ConfigDict) -> Saved | None:
+    """Returns a run's newest checkpoint that is sound, None where it wrote none yet.
+
+    Warns of damaged checkpoints and of changed settings and versions.
 
     Raises:
       UserError: no checkpoint can be resumed from, or `config` is another run's.
     """
-    for change in compare_configs(workdir, config):
+    if not (workdir / CONFIG_FILE).exists() and not _has_results(workdir):
+        return None  # died while it was setting up its folder
+    for change in (*compare_configs(workdir, config), *compare_versions(workdir)):
         log.warning("resuming with %s", change)
-    checkpoints = CheckpointStore(workdir / CHECKPOINTS)
-    store = ResumeStore(workdir, checkpoints)
-    for env_steps in store.candidates():
+    store = ResumeStore(workdir)
+    candidates = store.candidates()
+    for env_steps in candidates:
         try:
             return store.read_sound(env_steps)
         except UserError as error:
             log.warning("checkpoint %s cannot be used: %s", env_steps, error)
+    if not candidates and not _has_results(workdir):
+        return None  # died before its first checkpoint, which is written at once
     raise UserError(
         f"the run in {workdir} has no sound checkpoint to go on from; remove the "
         "folder and start anew, or give another with --workdir"
     )
 
 
-class ResumeStore:
-    """The resumable states of one run, beside its checkpoints."""
+def _has_results(workdir: Path) -> bool:
+    """Whether the run has got as far as its first checkpoint, to judge by the rest."""
+    episodes, heading = workdir / EPISODES_FILE, ",".join(EPISODE_COLUMNS)
+    evaluated = episodes.exists() and episodes.stat().st_size > len(heading) + 1
+    return evaluated or (workdir / REPLAY).exists()
 
-    def __init__(self, workdir: Path, checkpoints: CheckpointStore):
+
+class ResumeStore:
+    """The resumable states of one run: checkpoints and what belongs to them."""
+
+    def __init__(self, workdir: Path):
         self._workdir = workdir
         self._arrays = CheckpointStore(workdir / RESUME)
-        self._checkpoints = checkpoints
+        self._checkpoints = CheckpointStore(workdir / CHECKPOINTS)
 
-    def save(self, env_steps: int, collector: Collector, notes: dict) -> None:
-        """Saves environments and episodes as arrays, `notes` as JSON."""
+    def save(self, env_steps: int, learner_tree: dict, envs: dict, notes: dict) -> None:
+        """Saves a checkpoint and keeps it and the one before.
+
+        Where there is one of `env_steps` already, only its notes are replaced.
+
+        Args:
+          env_steps: control steps behind it.
+          learner_tree: of `agent.checkpoint_tree`.
+          envs: of `collector_tree`.
+          notes: values that JSON keeps.
+
+        Raises:
+          OSError: the disk is full or read-only; older checkpoints are as they were.
+        """
         self._arrays.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(notes, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
         content = json.dumps({"sha256": digest, "notes": text}).encode()
-        write_durably(self._notes_path(env_steps), content)
-        self._arrays.save(env_steps, collector_tree(collector))
-        for path in self._arrays.folder.glob("*.json"):
-            if int(path.stem) not in self._arrays.steps():
-                path.unlink()
+        try:
+            write_durably(self._notes_path(env_steps), content)
+            if env_steps not in self._arrays.steps():
+                self._arrays.save(env_steps, envs)
+            if env_steps not in self._checkpoints.steps():
+                self._checkpoints.save(env_steps, learner_tree)
+        except OSError:
+            if env_steps not in self.candidates():  # gives its space back
+                self._arrays.keep([n for n in self._arrays.steps() if n != env_steps])
+                self._notes_path(env_steps).unlink(missing_ok=True)
+            raise
+        self._keep(self.candidates())
 
     def candidates(self) -> list[int]:
         """The checkpoints that can be resumed from, newest first."""
@@ -113,18 +181,15 @@ class ResumeStore:
         """Returns a checkpoint's notes; UserError where any of its files is damaged."""
         self._checkpoints.verify(env_steps)
         self._arrays.verify(env_steps)
-        path = self._notes_path(env_steps)
-        try:
-            content = json.loads(path.read_bytes())
-            text = content["notes"]
-            if hashlib.sha256(text.encode()).hexdigest() != content["sha256"]:
-                raise ValueError("not as it was written")
-            notes = json.loads(text)
-            segments = notes["segments"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is damaged: {error}") from error
-        ReplayLog(self._workdir / REPLAY, segments).verify()
+        notes = self._read_notes(env_steps)
+        check_sizes(self._workdir, notes["sizes"])
+        # capacity: nothing is written here
+        ReplayLog(self._workdir / REPLAY, 1, notes["segments"]).verify()
         return Saved(env_steps, notes)
+
+    def restore_learner(self, env_steps: int, template: dict) -> dict:
+        """Returns the tree of `agent.checkpoint_tree`; UserError where it misfits."""
+        return self._checkpoints.restore(env_steps, template)
 
     def restore_collector(self, env_steps: int, collector: Collector) -> None:
         """Puts environments and episodes back; UserError where they do not fit."""
@@ -136,10 +201,32 @@ class ResumeStore:
 
     def forget_after(self, env_steps: int) -> None:
         """Deletes what was saved later: the run goes on from `env_steps`."""
-        for store in (self._checkpoints, self._arrays):
-            for step in store.steps():
-                if step > env_steps:
-                    shutil.rmtree(store.folder / str(step))
+        earlier = [step for step in self._checkpoints.steps() if step <= env_steps]
+        self._keep([step for step in earlier if step in self._arrays.steps()])
+
+    def _keep(self, kept: list[int]) -> None:
+        """Deletes all checkpoints but `kept`, and replay segments of no use to them."""
+        self._checkpoints.keep(kept)
+        self._arrays.keep(kept)
+        for path in self._arrays.folder.glob("*.json"):
+            if path.stem not in map(str, kept):
+                path.unlink()
+        try:
+            used = [s["name"] for n in kept for s in self._read_notes(n)["segments"]]
+        except UserError:
+            return  # a damaged one tells nothing; its segments go with it, later
+        ReplayLog(self._workdir / REPLAY, 1).keep(used)
+
+    def _read_notes(self, env_steps: int) -> dict[str, Any]:
+        path = self._notes_path(env_steps)
+        content = load_json(path, MAX_NOTES_BYTES)
+        try:
+            text = content["notes"]
+            if hashlib.sha256(text.encode()).hexdigest() != content["sha256"]:
+                raise ValueError("not as it was written")
+            return json.loads(text)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged: {error}") from error
 
     def _notes_path(self, env_steps: int) -> Path:
         return self._arrays.folder / f"{env_steps}.json"

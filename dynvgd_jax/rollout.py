@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dynvgd_jax.errors import UserError
 from dynvgd_jax.types import ChunkResult, EpisodeResult, Transition, VectorEnv
 
 # (obs [n, Do], seeds [n] uint32, chunk_index [n] int32) -> chunk [n, Ta, Da]
@@ -29,6 +30,21 @@ def episode_seed(stream: int, seed: int, episode: int) -> int:
 def chunk_reward(reward: np.ndarray, reward_offset: float) -> np.ndarray:
     """Returns the learner's reward `[n]`: the chunk's sum of `reward - offset`."""
     return np.sum(reward - reward_offset, axis=1, dtype=np.float64).astype(np.float32)
+
+
+def require_finite(result: ChunkResult, indices: np.ndarray, books: "Books") -> None:
+    """Raises UserError where environments returned NaN or infinite values.
+
+    One such transition in the replay buffer would spoil the critics for good. (Physics
+    that breaks inside robosuite is a `fault`, which ends the episode as failed.)
+    """
+    sound = np.isfinite(result.obs).all(axis=1) & np.isfinite(result.reward).all(axis=1)
+    for index in np.asarray(indices)[~sound]:
+        raise UserError(
+            f"environment {index} returned an observation or reward that is not finite "
+            f"(episode seed {books.seed[index]}, chunk {books.chunks[index]}); nothing "
+            "of this step was stored; mend the environment"
+        )
 
 
 class Books(NamedTuple):
@@ -100,6 +116,7 @@ def run_episodes(
             chunks = np.asarray(act_fn(obs[padded], wave[padded], chunk_indices))
             running = rows[alive]
             result = env.step(running, chunks[running])
+            require_finite(result, running, books)
             books.enter(running, result, reward_offset)
             obs[running] = result.obs
             alive[running[result.fault]] = False
@@ -145,6 +162,7 @@ class Collector:
         """
         everyone = np.arange(self.env.num_envs)
         result = self.env.step(everyone, chunks)
+        require_finite(result, everyone, self.books)
         self.books.enter(everyone, result, self.reward_offset)
         done = (self.books.chunks >= max_chunks(self.env)) | result.fault
         transition = Transition(

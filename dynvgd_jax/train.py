@@ -1,6 +1,9 @@
 """The training loop: act, step, learn, evaluate, write down."""
 
+import contextlib
 import functools
+import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -10,17 +13,28 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dynvgd_jax.agent import CHECKPOINTS, POLICY, build_method, checkpoint_tree
+from dynvgd_jax import parallel
+from dynvgd_jax.agent import POLICY, build_method, checkpoint_tree, load_learner
+from dynvgd_jax.config_check import num_offline
+from dynvgd_jax.demos.offline import Offline, load_offline
 from dynvgd_jax.diffusion.policy import Policy, load_policy, save_policy
 from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import ddim_schedule
+from dynvgd_jax.divergence import Record, diagnose
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.evaluate import evaluate, evaluation_seeds
-from dynvgd_jax.resume import REPLAY, ResumeStore, Saved, find_saved
+from dynvgd_jax.precision import with_precision
+from dynvgd_jax.resume import (
+    REPLAY,
+    ResumeStore,
+    Saved,
+    collector_tree,
+    find_saved,
+)
 from dynvgd_jax.rollout import ActFn, Collector
-from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.clocks import Clocks, Due
-from dynvgd_jax.runs.metrics import MetricsLog
+from dynvgd_jax.runs.lock import LOCK_FILE, FolderLock
+from dynvgd_jax.runs.metrics import CONFIG_FILE, MetricsLog
 from dynvgd_jax.runs.replay_log import ReplayLog
 from dynvgd_jax.runs.report import Progress, Summary, print_results, summarise
 from dynvgd_jax.steering import replay as replay_lib
@@ -28,11 +42,19 @@ from dynvgd_jax.steering.replay import ReplayState
 from dynvgd_jax.steering.vgd import start_noise
 from dynvgd_jax.types import EpisodeResult, Transition, VectorEnv
 
+log = logging.getLogger(__name__)
+
+# A checkpoint that the disk refused is tried again after this long, at the earliest.
+RETRY_CHECKPOINT_S = 60.0
+# Training calls whose scalars a diagnosis of divergence looks back on.
+RECENT_CALLS = 200
 # Finished training episodes over which success and return are averaged.
 RECENT_EPISODES = 100
 
 # Uses of the run's key; a key is drawn from one of these and a counter.
 INIT_KEY, ACT_KEY, UPDATE_KEY = range(3)
+
+_ADVICE = "the last checkpoint is kept; lower learning_rate or guidance.scale"
 
 ACTIVITIES = ("rollout", "act", "update", "eval")
 
@@ -44,8 +66,13 @@ class Programs(NamedTuple):
 
     decode: Callable  # (noise kind, params, obs, key, seeds, chunk_index) -> chunk
     act: Callable  # (learner, params, obs, key, seeds, chunk_index, env_steps)
+    init_replay: Callable  # (capacity, obs_dim, flat_action_dim, offline) -> replay
     store: Callable  # (replay, transitions) -> replay
     update: Callable  # see steering.vgd.make_vgd
+
+
+class _StoppedError(Exception):
+    """The run was asked to stop; its state is that between two vector steps."""
 
 
 def train(
@@ -54,36 +81,44 @@ def train(
     make_env: MakeEnv | None = None,
     *,
     resume: bool = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[Summary]:
     """Runs one training job and returns its evaluations in order.
 
     Args:
       config: as `configs/base.py` describes, checked.
       workdir: new folder for everything that the run writes.
-      resume: go on with the run in `workdir` from its newest sound checkpoint.
+      resume: go on with the run in `workdir` from its newest sound checkpoint, or from
+        its beginning where it wrote none.
       make_env: number of environments -> environments, where they are not robosuite's.
+      stop: asked often; once it says yes the run saves a checkpoint and ends. An
+        evaluation under way is thrown away, and repeated by a resumed run.
 
     Raises:
-      UserError: the policy does not fit the task, the folder is taken, or the critics
-        diverged to values that are not finite; with `resume`, there is no checkpoint,
-        or the configuration would change what the run means.
+      UserError: the policy does not fit the task, the folder is taken, the disk does
+        not take the first or the last checkpoint, or a value is no longer finite; with
+        `resume`, there is no checkpoint, or the configuration would change what the
+        run means.
+      StuckError: an environment hangs.
     """
     workdir = Path(workdir)
-    source, saved = config.base_policy, None
-    if resume:
-        source, saved = str(workdir / POLICY), find_saved(workdir, config)
-    policy = load_policy(f"builtin:{config.task}" if source == "builtin" else source)
-    if make_env is None:
-        make_env = functools.partial(_robosuite_env, config, policy)
-    run = Run(config, workdir, policy, make_env, saved)
-    try:
-        if saved is None:
-            run.evaluate_base()
-        if config.method != "base":
-            run.learn()
-    finally:
-        run.close()
-    print_results(run.summaries)
+    with _lock_run(workdir) if resume else contextlib.nullcontext() as lock:
+        source, saved = config.base_policy, None
+        if resume:
+            saved = find_saved(workdir, config)
+            source = str(workdir / POLICY) if (workdir / POLICY).exists() else source
+        policy = load_policy(
+            f"builtin:{config.task}" if source == "builtin" else source
+        )
+        if make_env is None:
+            make_env = functools.partial(_robosuite_env, config, policy)
+        run = Run(config, workdir, policy, make_env, saved, lock, stop)
+        try:
+            finished = run.run()
+        finally:
+            run.close()
+    if finished:
+        print_results(run.summaries)
     return run.summaries
 
 
@@ -97,25 +132,38 @@ class Run:
         policy: Policy,
         make_env: MakeEnv,
         saved: Saved | None,
+        lock: FolderLock | None,
+        stop: Callable[[], bool],
     ):
-        self.config, self.policy = config, policy
+        self.config, self.policy, self.stop = config, policy, stop
         self.method = build_method(config, policy)
         self.programs = compile_programs(config, policy, self.method)
+        self.learner = None  # until it is needed
+        if config.initial_critics and saved is None:
+            self.learner = load_learner(config.initial_critics, self.method)
+        self.offline = self._load_offline(saved)
         self.env = make_env(config.num_envs)
         policy.require_fit(self.env.obs_dim, self.env.action_dim, self.env.chunk_len)
         self.eval_env = make_env(min(config.eval.num_envs, config.eval.episodes))
-        sizes = saved.notes["sizes"] if saved else None
-        self.log = MetricsLog(workdir, config, sizes)
-        if saved is None:
+        notes = saved.notes if saved else {}
+        goes_on = lock is not None
+        sizes = notes.get("sizes", {}) if goes_on else None
+        self.log = MetricsLog(workdir, config, sizes, lock)
+        if not (workdir / POLICY).exists():
             save_policy(workdir / POLICY, policy)  # the run's folder stands alone
-        self.checkpoints = CheckpointStore(workdir / CHECKPOINTS)
-        self.resume_store = ResumeStore(workdir, self.checkpoints)
-        segments = saved.notes["segments"] if saved else None
-        self.replay_log = ReplayLog(workdir / REPLAY, segments)
+        self.resume_store = ResumeStore(workdir)
+        self.replay_log = ReplayLog(
+            workdir / REPLAY,
+            # several devices round up what each holds, and share whole vector steps
+            config.replay.capacity + 2 * config.num_envs,
+            notes.get("segments"),
+        )
         self.saved = saved
         self.progress = Progress(config.total_env_steps)
         self.progress.__enter__()
         self.summaries: list[Summary] = []
+        self.to_evaluate = False  # the steered policy, before the next vector step
+        self.retry_at: float | None = None  # when to repeat a checkpoint that failed
         self.clocks = Clocks(ACTIVITIES)
         self.eval_seeds = evaluation_seeds(config.eval.seed, config.eval.episodes)
         self.key = jax.random.key(config.seed)
@@ -123,7 +171,25 @@ class Run:
         self.env_steps = 0
         self.vector_step = config.num_envs * self.env.chunk_len
         self.recent: deque[EpisodeResult] = deque(maxlen=RECENT_EPISODES)
-        self.pending: list[dict[str, jax.Array]] = []  # metrics still on the device
+        self.pending: list[Record] = []  # not logged yet, perhaps still on the device
+        self.history: deque[Record] = deque(maxlen=RECENT_CALLS)  # logged
+
+    def run(self) -> bool:
+        """Does what is left to do; returns False where the run was asked to stop."""
+        try:
+            self._begin()
+            self._evaluate_base()
+            if self.config.method != "base":
+                self._learn()
+            self._checkpoint(required=True)
+            return True
+        except _StoppedError:
+            self._checkpoint(required=True)
+            self.progress.message(
+                f"stopped at {self.env_steps:,} control steps, everything is saved; "
+                "the same command with --resume goes on"
+            )
+            return False
 
     def close(self) -> None:
         """Ends the environments' threads and closes the files."""
@@ -132,17 +198,41 @@ class Run:
         self.env.close()
         self.eval_env.close()
 
-    def evaluate_base(self) -> None:
+    def _begin(self) -> None:
+        """Makes the state of a new run, or puts the saved one back; saves the former.
+
+        From here on the run can be resumed, whatever happens.
+        """
+        config = self.config
+        if self.learner is None:
+            init_key = jax.random.fold_in(self.key, INIT_KEY)
+            self.learner = jax.jit(self.method.init)(init_key)
+        self.collector = Collector(self.env, config.seed, config.reward_offset)
+        if config.method != "base":
+            self.replay = self._allocate_replay()
+        if self.saved is not None:
+            self._restore(self.saved)
+        else:
+            self.resume_store.forget_after(-1)
+            self._checkpoint(required=True)
+
+    def _evaluate_base(self) -> None:
         """Evaluates the unguided policy once per start noise, before any training."""
+        if self.env_steps > 0:
+            return
+        done = {summary.policy for summary in self.summaries}
         for kind in self.config.eval.noises:
+            if f"base/{kind}" in done:
+                continue
 
             def act(obs, seeds, chunk_index, kind=kind):
                 arguments = (obs, self.eval_key, seeds, chunk_index)
                 return self.programs.decode(kind, self.policy.params, *arguments)
 
             self._evaluate(f"base/{kind}", act)
+            self._checkpoint()
 
-    def evaluate_steered(self) -> None:
+    def _evaluate_steered(self) -> None:
         """Evaluates the steered policy with acting's own start noise."""
 
         def act(obs, seeds, chunk_index):
@@ -150,21 +240,25 @@ class Run:
             return self.programs.act(self.learner, self.policy.params, *arguments)[0]
 
         self._evaluate(f"{self.config.method}/{self.config.acting_noise}", act)
+        self.to_evaluate = False
+        if self.env_steps in self.resume_store.candidates():
+            self._checkpoint()  # so that a resumed run does not repeat it
 
-    def learn(self) -> None:
+    def _learn(self) -> None:
         """Trains until the budget of control steps is spent."""
         config = self.config
-        self.learner = jax.jit(self.method.init)(jax.random.fold_in(self.key, INIT_KEY))
-        self.replay = self._allocate_replay()
-        self.collector = Collector(self.env, config.seed, config.reward_offset)
-        if self.saved is not None:
-            self._restore(self.saved)
         due_log = Due(config.log.every_env_steps, self.env_steps)
         due_evaluation = Due(config.eval.every_env_steps, self.env_steps)
         due_checkpoint = Due(config.checkpoint.every_env_steps, self.env_steps)
         self.clocks = Clocks(ACTIVITIES, first_step=self.env_steps)
-        learning = self.saved is not None  # checkpoints are saved while learning
-        while self.env_steps < config.total_env_steps:
+        learning = int(self.learner.num_updates) > 0
+        while True:
+            if self.to_evaluate:
+                self._evaluate_steered()
+            if self.env_steps >= config.total_env_steps:
+                return
+            if self.stop():
+                raise _StoppedError
             first_call = False
             if self.env_steps < config.first_rollout_env_steps:
                 self._explore()
@@ -183,17 +277,17 @@ class Run:
             # whether its numbers make sense.
             if due_log(self.env_steps) or first_call or last:
                 self._log()
-            if (due_evaluation(self.env_steps) and learning) or last:
-                self.evaluate_steered()
-            # One at once: else a run that dies early loses its first rollouts.
-            if (due_checkpoint(self.env_steps) and learning) or first_call or last:
+            self.to_evaluate = (due_evaluation(self.env_steps) and learning) or last
+            retry = self.retry_at is not None and time.monotonic() >= self.retry_at
+            # Before the evaluation, which may take long.
+            if due_checkpoint(self.env_steps) or first_call or last or retry:
                 self._checkpoint()
 
     def _explore(self) -> None:
         """One vector step of the first rollouts: the unguided policy, no training."""
         with self.clocks.measure("act"):
             kind = self.config.acting_noise
-            chunks = np.asarray(
+            chunks = self._finite(
                 self.programs.decode(kind, self.policy.params, *self._act_inputs())
             )
         self.replay = self.programs.store(self.replay, self._rollout(chunks))
@@ -204,7 +298,7 @@ class Run:
             chunks, guide_metrics = self.programs.act(
                 self.learner, self.policy.params, *self._act_inputs(), self.env_steps
             )
-            chunks = np.asarray(chunks)
+            chunks = self._finite(chunks)
         fresh = self._rollout(chunks)
         with self.clocks.measure("update"):
             key = jax.random.fold_in(self.key, UPDATE_KEY)
@@ -217,41 +311,72 @@ class Run:
                 self.env_steps,
             )
             jax.block_until_ready(self.learner)
-        self.pending.append(guide_metrics | metrics)
+        self.pending.append((self.env_steps, guide_metrics | metrics))
 
-    def _checkpoint(self) -> None:
-        """Saves everything that the run needs to go on from here, bit for bit."""
+    def _checkpoint(self, required: bool = False) -> None:
+        """Saves everything that the run needs to go on from here, bit for bit.
+
+        Where the disk does not take it, the run goes on with a warning and tries again
+        later; with `required`, UserError.
+        """
+        try:
+            self._save()
+            self.retry_at = None
+        except OSError as error:
+            text = f"no checkpoint at {self.env_steps:,} control steps: {error}"
+            if required:
+                raise UserError(
+                    f"{text}; what was saved before is kept; free space or make the "
+                    "folder writable, then go on with --resume"
+                ) from error
+            log.warning("%s; the run goes on and tries again", text)
+            self.retry_at = time.monotonic() + RETRY_CHECKPOINT_S
+
+    def _save(self) -> None:
         self.pending = jax.device_get(self.pending)
-        self._refuse_divergence(self.pending)
+        self._refuse_divergence()
+        tree = jax.device_get(checkpoint_tree(self.learner, self.env_steps))
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
+            raise UserError(
+                f"training diverged: the critics hold values that are not finite at "
+                f"{self.env_steps:,} control steps; {_ADVICE}"
+            )
         notes = {
             "sizes": self.log.sizes(),
             "segments": self.replay_log.write(),
-            "pending": [{k: float(v) for k, v in m.items()} for m in self.pending],
+            "pending": [
+                [n, {k: float(v) for k, v in m.items()}] for n, m in self.pending
+            ],
             "recent": [list(result) for result in self.recent],
             "summaries": [list(summary) for summary in self.summaries],
+            "to_evaluate": self.to_evaluate,
+            "offline_sha256": self.offline and self.offline.sha256,
         }
-        self.resume_store.save(self.env_steps, self.collector, notes)
-        tree = checkpoint_tree(self.learner, self.env_steps)
-        self.checkpoints.save(self.env_steps, tree)
+        envs = collector_tree(self.collector)
+        self.resume_store.save(self.env_steps, tree, envs, notes)
 
     def _restore(self, saved: Saved) -> None:
-        """Puts back what `_checkpoint` saved."""
-        tree = self.checkpoints.restore(
+        """Puts back what `checkpoint` saved."""
+        tree = self.resume_store.restore_learner(
             saved.env_steps, checkpoint_tree(self.learner, 0)
         )
         self.learner, self.env_steps = tree["learner"], tree["env_steps"]
         self.resume_store.restore_collector(saved.env_steps, self.collector)
-        flat_dim = self.policy.chunk_len * self.policy.action_dim
-        for segment in self.replay_log.read(self.policy.obs_dim, flat_dim):
-            # in the pieces in which they came: one compiled program, no overflow
-            for start in range(0, len(segment.reward), self.config.num_envs):
-                stop = start + self.config.num_envs
-                piece = Transition(*(part[start:stop] for part in segment))
-                self.replay = self.programs.store(self.replay, piece)
-        for values in saved.notes["pending"]:
-            self.pending.append({k: np.float32(v) for k, v in values.items()})
+        if self.replay_log.segments:
+            flat_dim = self.policy.chunk_len * self.policy.action_dim
+            data = self.replay_log.read(
+                self.replay.data.reward.shape,
+                self.policy.obs_dim,
+                flat_dim,
+                step_rows=self.config.num_envs,
+            )
+            self.replay = replay_lib.refill(self.replay, data, self.replay_log.total)
+        for env_steps, values in saved.notes["pending"]:
+            values = {k: np.float32(v) for k, v in values.items()}
+            self.pending.append((env_steps, values))
         self.recent.extend(EpisodeResult(*r) for r in saved.notes["recent"])
         self.summaries = [Summary(*s) for s in saved.notes["summaries"]]
+        self.to_evaluate = saved.notes["to_evaluate"]
         self.resume_store.forget_after(saved.env_steps)
         self.progress.message(f"resumed at {self.env_steps:,} control steps")
 
@@ -268,6 +393,31 @@ class Run:
         self.env_steps += self.vector_step
         return fresh
 
+    def _load_offline(self, saved: Saved | None) -> Offline | None:
+        """Reads the offline transitions; a resumed run's must be those it began with.
+
+        Raises:
+          UserError: the file is unfit, or another than it was.
+        """
+        config, policy = self.config, self.policy
+        offline = None
+        if config.replay.offline_dataset:
+            offline = load_offline(
+                config.replay.offline_dataset,
+                policy.normalization,
+                policy.chunk_len,
+                config.reward_offset,
+                config.task,
+            )
+        if saved is not None:
+            found, expected = offline and offline.sha256, saved.notes["offline_sha256"]
+            if found != expected:
+                raise UserError(
+                    f"config.replay.offline_dataset: found {found} (SHA-256), expected "
+                    f"{expected}: the run began with other offline transitions"
+                )
+        return offline
+
     def _allocate_replay(self) -> ReplayState:
         """Reserves what the run can fill, now rather than hours later."""
         steps = -(-self.config.total_env_steps // self.vector_step)
@@ -278,10 +428,20 @@ class Run:
         self.progress.message(
             f"replay buffer: {capacity:,} transitions, {size / 1e6:,.0f} MB"
         )
-        return replay_lib.init_replay(capacity, self.policy.obs_dim, flat_dim)
+        if self.offline is not None:
+            count = len(self.offline.transitions.reward)
+            self.progress.message(f"offline transitions: {count:,}")
+        offline = self.offline and self.offline.transitions
+        init_replay = self.programs.init_replay
+        return init_replay(capacity, self.policy.obs_dim, flat_dim, offline)
 
     def _evaluate(self, name: str, act: ActFn) -> None:
         done: list[EpisodeResult] = []
+
+        def act_unless_stopped(obs, seeds, chunk_index):
+            if self.stop():
+                raise _StoppedError
+            return self._finite(act(obs, seeds, chunk_index))
 
         def progress(result):
             done.append(result)
@@ -294,7 +454,7 @@ class Run:
         with self.clocks.measure("eval"):
             results = evaluate(
                 self.eval_env,
-                act,
+                act_unless_stopped,
                 self.eval_seeds,
                 reward_offset=self.config.reward_offset,
                 progress=progress,
@@ -314,22 +474,32 @@ class Run:
             },
         )
 
-    def _refuse_divergence(self, metrics: list[dict]) -> None:
-        """Raises UserError, before anything is saved, where a value is not finite."""
-        broken = sorted(
-            {name for m in metrics for name, v in m.items() if not np.isfinite(v)}
-        )
-        if broken:
+    def _finite(self, chunks: jax.Array) -> np.ndarray:
+        """Returns action chunks on the host; UserError where one is not finite."""
+        chunks = np.asarray(chunks)
+        if not np.isfinite(chunks).all():
+            self.pending = jax.device_get(self.pending)
+            self._refuse_divergence()
             raise UserError(
-                f"training diverged: {', '.join(broken)} not finite at "
-                f"{self.env_steps:,} control steps; the last checkpoint is kept; lower "
-                "learning_rate or guidance.scale"
+                f"the actions are not finite at {self.env_steps:,} control steps, "
+                f"though the last training calls were: the policy's weights, its "
+                f"normalization.npz or the critics are; {_ADVICE}"
             )
+        return chunks
+
+    def _refuse_divergence(self) -> None:
+        """Raises UserError where a fetched scalar is not finite."""
+        diagnosis = diagnose([*self.history, *self.pending])
+        if diagnosis is not None:
+            raise UserError(f"training diverged: {diagnosis}; {_ADVICE}")
 
     def _log(self) -> None:
         """Fetches the interval's metrics, all at once, and writes their means."""
-        fetched, self.pending = jax.device_get(self.pending), []
-        self._refuse_divergence(fetched)
+        self.pending = jax.device_get(self.pending)
+        self._refuse_divergence()
+        fetched = [values for _, values in self.pending]
+        self.history.extend(self.pending)
+        self.pending = []
         names = fetched[0].keys() if fetched else ()
         values = {n: float(np.mean([f[n] for f in fetched])) for n in names}
         if self.recent:
@@ -352,7 +522,6 @@ def compile_programs(config: ConfigDict, policy: Policy, method) -> Programs:
     schedule = ddim_schedule(policy.schedule, config.ddim_steps)
     chunk_shape = (policy.chunk_len, policy.action_dim)
 
-    @functools.partial(jax.jit, static_argnums=0)
     def decode(kind, params, obs, key, seeds, chunk_index):
         noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
         eps_fn = policy.eps_fn_maker(schedule)(params)
@@ -364,12 +533,37 @@ def compile_programs(config: ConfigDict, policy: Policy, method) -> Programs:
         noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
         return method.act(learner, params, obs, noise, env_steps)
 
-    return Programs(
-        decode=decode,
-        act=act,
-        store=jax.jit(replay_lib.add, donate_argnums=0),
-        update=jax.jit(method.update, donate_argnums=(0, 1)),
+    num_devices = jax.local_device_count()
+    sizes = {
+        "batch_size": config.batch_size,
+        "num_envs": config.num_envs,
+        "replay.offline_share x batch_size": num_offline(config),
+    }
+    parallel.require_shares(num_devices, **sizes)
+    shard = build_method(config, policy, num_devices)
+    learning = parallel.compile_learning(
+        num_devices, replay_lib.init_replay, replay_lib.add, shard.update
     )
+    return Programs(
+        decode=jax.jit(with_precision(decode, config.precision), static_argnums=0),
+        act=lambda learner, *inputs: act(learning.local(learner), *inputs),
+        init_replay=learning.init_replay,
+        store=learning.store,
+        update=learning.update,
+    )
+
+
+def _lock_run(workdir: Path) -> FolderLock:
+    """Locks the folder of a run that goes on."""
+    if not workdir.is_dir():
+        raise UserError(f"{workdir} is no run folder: there is no such folder")
+    names = {path.name for path in workdir.iterdir()}
+    if names and not names & {CONFIG_FILE, LOCK_FILE}:
+        raise UserError(f"{workdir} is no run folder: it holds no {CONFIG_FILE}")
+    try:
+        return FolderLock(workdir)
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir}: {error.strerror}") from error
 
 
 def _success(episodes) -> float | None:

@@ -1,11 +1,14 @@
 """Reads files from outside as if they were hostile: no pickle, sizes checked first."""
 
+import hashlib
+import json
 import math
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +16,7 @@ from dynvgd_jax.errors import UserError
 
 # Our demonstration files take some 10 MB.
 MAX_NPZ_BYTES = 4 * 2**30
+MAX_JSON_BYTES = 16 * 2**20  # ours are below 100 kB
 
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -53,6 +57,31 @@ def load_npz(
         raise UserError(
             f"{path} cannot be read: not a readable npz file ({error}); write it again"
         ) from error
+
+
+def load_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Returns the JSON object in a file of at most `max_bytes`.
+
+    Raises:
+      UserError: the file cannot be read, is too large, or holds no JSON object.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(max_bytes + 1)
+        if len(content) > max_bytes:
+            raise ValueError(f"more than {max_bytes:,} bytes")
+        value = json.loads(content)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged or cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: no JSON object")
+    return value
+
+
+def sha256(path: str | Path) -> str:
+    """Returns the file's SHA-256 in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

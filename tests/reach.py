@@ -1,5 +1,7 @@
 """A small analytic task: move a point in the plane to a goal, by action chunks."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from dynvgd_jax.types import ChunkResult
@@ -57,6 +59,34 @@ class ReachEnv:
 
     def close(self):
         pass
+
+
+class PowerCutError(Exception):
+    """What breaks a run off."""
+
+
+def acting_at(actions: dict[int, Callable[[], None]]):
+    """Environments that do something before certain steps, counted over all of them."""
+    steps = 0
+
+    class Acting(ReachEnv):
+        def step(self, indices, chunk):
+            nonlocal steps
+            steps += 1
+            if steps in actions:
+                actions[steps]()
+            return super().step(indices, chunk)
+
+    return Acting
+
+
+def breaking(after_steps: int):
+    """Environments of which one breaks off the run after so many chunks."""
+
+    def cut():
+        raise PowerCutError
+
+    return acting_at({after_steps + 1: cut})
 
 
 def poor_demonstrations(num_episodes: int, seed: int):

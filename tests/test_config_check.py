@@ -93,6 +93,10 @@ def test_quick_changes_sizes_but_not_the_method():
         ({"task": "transport"}, "no built-in transport policy"),
         ({"base_policy": "/nowhere"}, "no folder '/nowhere'"),
         ({"base_policy": "/"}, "holds no policy.json"),
+        (
+            {"replay.offline_dataset": "x.npz", "replay.offline_share": 0.0},
+            "offline_share: found 0.0, expected at least",
+        ),
         ({"seed": "a"}, "config.seed: found 'a', expected int"),
         ({"guidance.lambda": 1.0}, "nearest is config.guidance."),
     ],
@@ -120,12 +124,14 @@ def test_a_damaged_file_of_a_run_is_named(spoil, message):
 
 def test_names_of_choices_are_those_of_the_code():
     from dynvgd_jax.envs.tasks import TASKS
+    from dynvgd_jax.precision import PRECISIONS
     from dynvgd_jax.steering.guidance import ANNEALS, REDUCERS
     from dynvgd_jax.steering.vgd import START_NOISES
 
     choices = config_check.CHOICES
     assert set(choices["task"]) == set(TASKS)
     assert set(choices["guidance.time_anneal"]) == set(ANNEALS)
+    assert set(choices["precision"]) == set(PRECISIONS)
     assert set(choices["guidance.reduce"]) == set(REDUCERS)
     assert set(choices["target_reduce"]) == set(REDUCERS)
     assert set(choices["acting_noise"]) == set(START_NOISES)

@@ -34,7 +34,7 @@ def jobs(monkeypatch):
     ):
         fake = types.ModuleType(module)
 
-        def job(config, workdir, module=module, **options):
+        def job(config, workdir, module=module, stop=None, **options):
             calls.append((module, config, workdir, *options.items()))
 
         setattr(fake, function, job)

@@ -26,19 +26,8 @@ VECTOR_STEP = NUM_ENVS * CHUNK
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder whose runs share one compilation cache."""
-    folder = tmp_path_factory.mktemp("learning")
-    settings = {
-        "jax_compilation_cache_dir": str(folder / "cache"),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield folder
-    for name, value in before.items():
-        jax.config.update(name, value)
+def folder(tmp_path_factory, compilation_cache):
+    return tmp_path_factory.mktemp("learning")
 
 
 @pytest.fixture(scope="module")

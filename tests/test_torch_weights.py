@@ -1,106 +1,34 @@
 """DPPO files: every layout agrees with own PyTorch modules; bad files give one line."""
 
-import collections
 import fractions
-import itertools
+import sys
 
 import jax
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import convert_torch_ckpt
 from dynvgd_jax import load_policy
 from dynvgd_jax.envs.normalize import Normalization, save_normalization
+from tests import torch_reference as ref
 
-OBS, ACT, CHUNK, TIME = 23, 7, 4, 16
-
-
-class Block(nn.Module):
-    def __init__(self, width, norm):
-        super().__init__()
-        self.l1, self.l2 = nn.Linear(width, width), nn.Linear(width, width)
-        if norm:
-            self.norm1 = nn.LayerNorm(width, eps=1e-6)
-            self.norm2 = nn.LayerNorm(width, eps=1e-6)
-
-    def forward(self, x):
-        norms = [getattr(self, n, nn.Identity()) for n in ("norm1", "norm2")]
-        y = self.l1(nn.functional.mish(norms[0](x)))
-        return x + self.l2(nn.functional.mish(norms[1](y)))
-
-
-class Chain(nn.Module):
-    def __init__(self, sizes, norm):
-        super().__init__()
-        self.moduleList = nn.ModuleList()
-        for i, (a, b) in enumerate(itertools.pairwise(sizes)):
-            parts = collections.OrderedDict(linear_1=nn.Linear(a, b))
-            if i < len(sizes) - 2:
-                parts |= {"norm_1": nn.LayerNorm(b)} if norm else {}
-                parts["act_1"] = nn.Mish()
-            self.moduleList.append(nn.Sequential(parts))
-
-    def forward(self, x):
-        for module in self.moduleList:
-            x = module(x)
-        return x
-
-
-class Net(nn.Module):
-    def __init__(self, residual=True, encoder=False, norm=False):
-        super().__init__()
-        self.time_embedding = nn.Sequential(
-            nn.Identity(), nn.Linear(TIME, 2 * TIME), nn.Mish(), nn.Linear(32, TIME)
-        )
-        self.cond_mlp = Chain([OBS, 12, 6], False) if encoder else nn.Identity()
-        size = CHUNK * ACT + TIME + (6 if encoder else OBS)
-        if residual:
-            self.mlp_mean = nn.Module()
-            layers = [nn.Linear(size, 24), Block(24, norm), nn.Linear(24, 28)]
-            self.mlp_mean.layers = nn.ModuleList(layers)
-            self.trunk = lambda x: nn.Sequential(*layers)(x)
-        else:
-            self.mlp_mean = self.trunk = Chain([size, 24, 20, 28], norm)
-            del self.trunk
-        self.residual = residual
-
-    def forward(self, x, t, obs):
-        j = torch.arange(TIME // 2)
-        angle = t * 10000.0 ** (-j / (TIME // 2 - 1))
-        time = self.time_embedding(torch.cat([angle.sin(), angle.cos()])[None])
-        parts = [x.flatten(1), time.expand(len(x), -1), self.cond_mlp(obs)]
-        trunk = self.trunk if self.residual else self.mlp_mean
-        return trunk(torch.cat(parts, 1)).reshape(x.shape)
+SIZES = ref.SMALL
 
 
 def make(kind):
-    torch.manual_seed(sum(map(ord, kind)))
-    net = Net("plain" not in kind, "encoder" in kind, "norm" in kind)
-    for p in net.parameters():
-        p.data += 0.05 * torch.randn_like(p)
-    return net
+    sizes = SIZES._replace(encoder=(12, 6)) if "encoder" in kind else SIZES
+    return ref.make_net(sizes, kind, seed=sum(map(ord, kind)))
 
 
 def prefixed(prefix, net):
     return {f"{prefix}.{k}": v for k, v in net.state_dict().items()}
 
 
-@torch.no_grad()
 def decode(early, late, ft, noise, obs, steps):
-    """DPPO's DDIM of T = 20, chosen network by step index."""
-    i = np.arange(21)
-    signal = np.cos((i / 20 + 0.008) / 1.008 * np.pi / 2) ** 2
-    alphas = np.cumprod(1 - np.minimum(1 - signal[1:] / signal[:-1], 0.999))
-    x = torch.tensor(noise)
-    for k in range(steps):
-        t = (steps - 1 - k) * (20 // steps)
-        a, b = alphas[t], alphas[t - 20 // steps] if k < steps - 1 else 1.0
-        eps = (late if k >= steps - ft else early)(x, t, torch.tensor(obs))
-        x0 = ((x - (1 - a) ** 0.5 * eps) / a**0.5).clamp(-1, 1)
-        x = b**0.5 * x0 + (1 - b) ** 0.5 * (x - a**0.5 * x0) / (1 - a) ** 0.5
-    return x.numpy()
+    table = ref.ddim_table(SIZES.train_steps, steps)
+    net = ref.mixed(early, late, table, ft)
+    return ref.decode(net, torch.tensor(noise), torch.tensor(obs), table).numpy()
 
 
 def run(*arguments):
@@ -109,7 +37,7 @@ def run(*arguments):
 
 @pytest.fixture
 def folder(tmp_path):
-    ones = [np.ones(n, np.float32) for n in (OBS, ACT)]
+    ones = [np.ones(n, np.float32) for n in (SIZES.obs, SIZES.act)]
     norm = Normalization(-ones[0], ones[0], -ones[1], ones[1])
     save_normalization(tmp_path / "normalization.npz", norm)
     return tmp_path
@@ -122,8 +50,8 @@ def save(folder, content):
 
 def batch():
     rng = np.random.default_rng(0)
-    obs = rng.uniform(-1, 1, (6, OBS)).astype(np.float32)
-    return obs, rng.normal(size=(6, CHUNK, ACT)).astype(np.float32)
+    obs = rng.uniform(-1, 1, (6, SIZES.obs)).astype(np.float32)
+    return obs, rng.normal(size=(6, SIZES.chunk, SIZES.act)).astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", ["residual", "encoder", "norm", "plain", "plain-norm"])
@@ -200,3 +128,64 @@ def test_an_existing_output_is_left_alone(folder, capsys):
     (folder / "out").mkdir()
     assert run(*save(folder, edited(lambda state: None))) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_yaml_gives_what_tensors_cannot_tell_and_loses_where_they_can(folder, capsys):
+    policy, _, output = save(folder, edited(lambda state: None))
+    text = "env_name: can\ndenoising_steps: 50\nft_denoising_steps: 10\n"
+    text += "model: {network: {mlp_dims: [512], residual_style: true}}\n"
+    (folder / "x.yaml").write_text(text)
+    yaml = f"--dppo_config={folder}/x.yaml"
+    assert run(policy, yaml, output, "--num_train_timesteps=20") == 2
+    line = capsys.readouterr().err
+    assert "--num_train_timesteps=20, but" in line and "says 50" in line
+    assert run(policy, yaml, output) == 0
+    note = capsys.readouterr().err
+    assert "mlp_dims [512] (tensors: [24, 24, 24])" in note and note.count("\n") == 1
+    found = load_policy(folder / "out")
+    assert (found.task, found.schedule.num_train_timesteps) == ("can", 50)
+    assert run(policy.replace("policy", "inspect"), yaml) == 0
+    assert "disagrees with the tensors" in capsys.readouterr().out
+    (folder / "x.yaml").write_text("denoising_steps: 50")
+    assert run(policy, yaml, f"--output={folder}/b") == 2
+    assert "found no --task" in capsys.readouterr().err
+
+
+def test_without_torch_one_line_says_what_to_install(folder, capsys, monkeypatch):
+    arguments = save(folder, edited(lambda state: None))
+    for name in list(sys.modules):
+        if name.startswith("dynvgd_jax.torch_weights"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert run(*arguments) == 2
+    line = capsys.readouterr().err
+    assert "requirements-torch.txt" in line and line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "found none, expected one of --policy, --critic"),
+        (["--policy=a", "--critic=b"], "found --policy and --critic"),
+        (["--policy=a"], "needs --output"),
+        (["--policy=a", "--output=b"], "needs --task"),
+        (
+            ["--policy=a", "--task=can", "--output=b", "--config.seed=3"],
+            "with --critic only",
+        ),
+        (["--critic=a", "--output=b"], "no configuration given"),
+        (["--critic=a", "--output=b", "--config=configs/can_demos.py"], "found demos"),
+        (
+            ["--critic=/x", "--output=b", "--config=configs/can_ddim8.py"],
+            "no such file",
+        ),
+        (["--dataset=/x.hdf5", "--output=b"], "no such file"),
+        (["--inspect=/x"], "no such file"),
+        (["--to_torch=/x", "--output=b"], "no policy folder"),
+        (["stray"], "found 'stray'"),
+    ],
+)
+def test_mistakes_on_the_command_line_give_one_line(capsys, arguments, word):
+    assert run(*arguments) == 2
+    line = capsys.readouterr().err
+    assert word in line and line.count("\n") == 1

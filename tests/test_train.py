@@ -58,6 +58,14 @@ def tiny(policy, **changes):
     return config.lock()
 
 
+# Several checkpoints, none of them where something is logged; the buffer's first
+# transitions are overwritten from vector step 16 on.
+MANY_CHECKPOINTS = {
+    "checkpoint.every_env_steps": 5 * VECTOR_STEP,
+    "replay.capacity": 30,
+}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
@@ -95,7 +103,7 @@ def test_leaves_everything_behind(run):
 def test_eval_csv_by_row(run):
     rows = (run / "eval.csv").read_text().splitlines()
     assert rows[0] == (
-        "control_steps,policy,seed,success_any,success_chunk,return,length,fault"
+        "control_steps,policy,seed,success_any,success_chunk,return,length"
     )
     fields = [row.split(",") for row in rows[1:]]
     evaluated = [(f[0], f[1]) for f in fields[::3]]
@@ -107,7 +115,7 @@ def test_eval_csv_by_row(run):
     ]
     seeds = [tuple(f[2] for f in fields[i : i + 3]) for i in range(0, 12, 3)]
     assert len(set(seeds)) == 1  # every policy plays the same episodes
-    assert all(f[6:] == ["32", "0"] for f in fields)
+    assert all(f[6] == "32" for f in fields)
 
 
 def test_checkpoints_and_agents(run):
@@ -159,20 +167,10 @@ def test_a_policy_of_other_sizes_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_divergence_stops_the_run_with_a_diagnosis(tmp_path):
-    policy = random_policy(tmp_path / "policy")
-
-    class Broken(ReachEnv):
-        def step(self, indices, actions):
-            result = super().step(indices, actions)
-            return result._replace(reward=result.reward * np.float32(np.nan))
-
-    with pytest.raises(UserError, match="train/critic_loss"):
-        train(tiny(policy), tmp_path / "run", make_env=Broken)
-
-
 def test_method_base_only_evaluates(tmp_path):
     policy = random_policy(tmp_path / "policy")
     summaries = train(tiny(policy, method="base"), tmp_path / "run", make_env=ReachEnv)
     assert [s.policy for s in summaries] == ["base/tanh_randn", "base/randn"]
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    # it can be resumed and loaded, though nothing has learned
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["0"]
+    assert load_agent(tmp_path / "run").env_steps == 0

@@ -1,6 +1,5 @@
 """A demonstration file as training data: normalised, split, cut into chunks."""
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from dynvgd_jax.envs.normalize import (
     normalize_obs,
 )
 from dynvgd_jax.errors import UserError
+from dynvgd_jax.untrusted import sha256
 
 
 class Dataset(NamedTuple):
@@ -22,6 +22,7 @@ class Dataset(NamedTuple):
 
     obs: np.ndarray  # [steps, Do] float32
     actions: np.ndarray  # [steps, Da] float32
+    rewards: np.ndarray  # [steps] float32, 0 where the file has none
     lengths: np.ndarray  # [episodes] int64
     normalization: Normalization
     source: dict[str, str]  # file name and SHA-256, for the policy's metadata
@@ -41,27 +42,44 @@ def load_dataset(path: str | Path, task: str) -> Dataset:
             f"found no demonstrations at {path}; make them with: python launch.py "
             f"--config=configs/{task}_demos.py --workdir=data/{task}, or set dataset"
         )
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    source = {"file": path.name, "sha256": digest}
-    if path.suffix in (".hdf5", ".h5"):
+    source = {"file": path.name, "sha256": sha256(path)}
+    if is_hdf5(path):
         episodes = read_robomimic(path)
         norm = fit_normalization(episodes)
         obs = normalize_obs(norm, np.concatenate([e.obs for e in episodes]))
         actions = np.concatenate([e.actions for e in episodes])
         lengths = np.array([len(e.actions) for e in episodes], np.int64)
-        return Dataset(obs, normalize_action(norm, actions), lengths, norm, source)
+        rewards = np.concatenate([e.rewards for e in episodes])
+        actions = normalize_action(norm, actions)
+        return Dataset(obs, actions, rewards, lengths, norm, source)
     found = read_dppo(path)
-    norm = load_normalization(path.with_name("normalization.npz"))
-    sizes = (found.states.shape[1], found.actions.shape[1])
+    scale = path.with_name("normalization.npz")
+    norm = load_normalization(scale)
+    require_same_sizes(path, found.states, found.actions, norm, scale)
+    arrays = (found.states, found.actions, found.rewards, found.traj_lengths)
+    return Dataset(*arrays, norm, source)
+
+
+def require_same_sizes(
+    path: str | Path,
+    obs: np.ndarray,
+    actions: np.ndarray,
+    norm: Normalization,
+    origin: str | Path,
+) -> None:
+    """Raises UserError unless `obs [n, Do]` and `actions [n, Da]` fit `norm`."""
+    sizes = (obs.shape[1], actions.shape[1])
     expected = (len(norm.obs_min), len(norm.action_min))
     if sizes != expected:
         raise UserError(
             f"found observations and actions of sizes {sizes} in {path}, expected "
-            f"{expected} as in its normalization.npz; put the two files of one data "
-            "set side by side"
+            f"{expected} as in {origin}; take both from one data set"
         )
-    return Dataset(found.states, found.actions, found.traj_lengths, norm, source)
+
+
+def is_hdf5(path: str | Path) -> bool:
+    """Whether the file's name says so."""
+    return Path(path).suffix in (".hdf5", ".h5")
 
 
 def split_chunks(

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -23,7 +23,22 @@ ARM_PARTS = (
     ("robot0_eef_quat", 4),
     ("robot0_gripper_qpos", 2),
 )
+# Ours take some 30 MB, robomimic's low-dimensional ones up to 400.
+MAX_HDF5_BYTES = 4 * 2**30
+# What h5py raises on damaged files.
+_HDF5_ERRORS = (
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 OBJECT_KEYS = ("object", "object-state")  # robomimic writes the first
+
+
+_READ_ARRAYS = ("actions", "rewards", "states")
 
 
 class DemoEpisode(NamedTuple):
@@ -96,7 +111,8 @@ def _write_episode(group: h5py.Group, episode: DemoEpisode) -> None:
     if episode.states is not None:
         group.create_dataset("states", data=episode.states)
     group.attrs["num_samples"] = steps
-    group.attrs["operator"] = episode.operator
+    if episode.operator:  # of fixed length: see `_attribute`
+        group.attrs["operator"] = np.bytes_(episode.operator.encode())
     group.attrs["seed"] = episode.seed
     group.attrs["success"] = episode.success
 
@@ -104,18 +120,57 @@ def _write_episode(group: h5py.Group, episode: DemoEpisode) -> None:
 def read_robomimic(path: str | Path) -> list[DemoEpisode]:
     """Reads a low-dimensional robomimic file, ours or a published one.
 
+    Nothing is allocated before the sizes that the file declares stay, added up, below
+    `MAX_HDF5_BYTES`.
+
     Raises:
-      UserError: no such file, not HDF5, or a part is missing or has a wrong shape.
+      UserError: no such file, not HDF5, too large, or a part is missing or has a wrong
+        shape or type.
     """
     _check_file(path, "a robomimic HDF5 file")
     try:
         with h5py.File(path, "r") as file:
-            if "data" not in file:
+            data = file.get("data")
+            if not isinstance(data, h5py.Group) or not len(data):
                 raise UserError(f"{path} has no group 'data'; expected robomimic's")
-            names = sorted(file["data"], key=lambda name: int(name.split("_")[-1]))
-            return [_read_episode(file["data"][n], f"{path}: data/{n}") for n in names]
-    except OSError as error:
+            names = sorted(data, key=lambda name: int(name.split("_")[-1]))
+            _check_sizes(path, data, names)
+            return [_read_episode(data[n], f"{path}: data/{n}") for n in names]
+    except _HDF5_ERRORS as error:
         raise UserError(f"{path} cannot be read as HDF5: {error}") from error
+
+
+def _check_sizes(path: str | Path, data: h5py.Group, names: list[str]) -> None:
+    """Raises UserError where the file declares more, or other, than numbers of it."""
+    declared = 0
+    for name in names:
+        if not isinstance(data[name], h5py.Group):
+            raise UserError(f"{path}: data/{name} is no group; expected robomimic's")
+        for part in (*_READ_ARRAYS, *_observations(data[name])):
+            array = data[name].get(part)
+            if array is None:
+                continue
+            where = f"{path}: data/{name}/{part}"
+            if not isinstance(array, h5py.Dataset) or array.dtype.kind not in "fiub":
+                raise UserError(f"{where} holds no numbers; expected robomimic's")
+            if array.is_virtual or array.external:
+                raise UserError(
+                    f"{where} lies in another file; expected it in this one"
+                )
+            declared += array.nbytes
+    if declared > MAX_HDF5_BYTES:
+        raise UserError(
+            f"{path} declares {declared:,} bytes, expected at most {MAX_HDF5_BYTES:,}"
+        )
+
+
+def _observations(group: h5py.Group) -> list[str]:
+    found = []
+    for name in ("obs", "next_obs"):
+        part = group.get(name)
+        if isinstance(part, h5py.Group):
+            found += [f"{name}/{key}" for key in part]
+    return found
 
 
 def _read_episode(group: h5py.Group, where: str) -> DemoEpisode:
@@ -132,32 +187,49 @@ def _read_episode(group: h5py.Group, where: str) -> DemoEpisode:
         )
     actions = group["actions"][()].astype(np.float32)
     rewards = group["rewards"][()].astype(np.float32)
-    obs = _join(group, "obs", keys, where)
-    if not len(actions) == len(rewards) == len(obs) > 0 or actions.ndim != 2:
+    obs = last = _join(group, "obs", keys, where)
+    if all(f"next_obs/{key}" in group for key in keys):
+        last = _join(group, "next_obs", keys, where)
+    if (
+        not actions.ndim == 2
+        or rewards.shape != (len(actions),)
+        or not len(actions) == len(obs) > 0
+        or last.shape != obs.shape
+    ):
         raise UserError(
             f"{where}: found actions {actions.shape}, rewards {rewards.shape} and "
             f"observations {obs.shape}, expected equal numbers of steps, at least 1"
         )
-    if not (np.isfinite(actions).all() and np.isfinite(obs).all()):
+    if not all(np.isfinite(part).all() for part in (actions, rewards, obs, last)):
         raise UserError(f"{where} holds values that are not finite; write it again")
-    has_next = all(f"next_obs/{key}" in group for key in keys)
-    last = _join(group, "next_obs", keys, where)[-1] if has_next else obs[-1]
     return DemoEpisode(
         obs=obs,
         actions=actions,
         rewards=rewards,
-        last_obs=last,
-        operator=str(group.attrs.get("operator", "")),
-        seed=int(group.attrs.get("seed", -1)),
-        success=bool(group.attrs.get("success", rewards[-1] > 0)),
+        last_obs=last[-1],
+        operator=bytes(_attribute(group, "operator", b"")).decode(),
+        seed=int(np.int64(_attribute(group, "seed", -1))),
+        success=bool(_attribute(group, "success", rewards[-1] > 0)),
         states=group["states"][()] if "states" in group else None,
     )
 
 
+def _attribute(group: h5py.Group, name: str, default: Any) -> Any:
+    """A single value of fixed size; what is anything else counts as absent.
+
+    The HDF5 library hangs on some damaged strings of variable length.
+    """
+    if name not in group.attrs:
+        return default
+    held = group.attrs.get_id(name)
+    if held.shape != () or held.dtype.hasobject:
+        return default
+    return group.attrs[name]
+
+
 def _join(group: h5py.Group, name: str, keys: list[str], where: str) -> np.ndarray:
     parts = [group[f"{name}/{key}"][()].astype(np.float32) for key in keys]
-    lengths = {len(part) for part in parts}
-    if len(lengths) != 1 or any(part.ndim != 2 for part in parts):
+    if len({part.shape[:1] for part in parts}) != 1 or any(p.ndim != 2 for p in parts):
         shapes = {key: part.shape for key, part in zip(keys, parts, strict=True)}
         raise UserError(f"{where}/{name}: found {shapes}, expected equal lengths")
     return np.concatenate(parts, axis=1)
@@ -170,37 +242,65 @@ def fit_normalization(episodes: Sequence[DemoEpisode]) -> Normalization:
     return Normalization(obs.min(0), obs.max(0), actions.min(0), actions.max(0))
 
 
-def write_dppo(folder: str | Path, episodes: Sequence[DemoEpisode]) -> Normalization:
+def write_dppo(
+    folder: str | Path,
+    episodes: Sequence[DemoEpisode],
+    norm: Normalization | None = None,
+) -> Normalization:
     """Writes `train.npz` and `normalization.npz` and returns the normalisation.
 
     Beside DPPO's arrays `train.npz` holds `operators`, `successes` and `seeds`, one
     entry per episode.
 
+    Args:
+      folder: exists.
+      episodes: as many as there are.
+      norm: the scale; None fits it to the episodes.
+
     Raises:
       UserError: a file exists.
     """
-    folder = Path(folder)
-    train, scale = folder / "train.npz", folder / "normalization.npz"
-    for path in (train, scale):
-        if path.exists():
-            raise UserError(f"{path} exists already; give another folder or remove it")
-    norm = fit_normalization(episodes)
+    norm = fit_normalization(episodes) if norm is None else norm
     lengths = np.array([len(e.actions) for e in episodes], np.int64)
-    terminals = np.zeros(lengths.sum(), bool)
-    terminals[np.cumsum(lengths) - 1] = True
-    np.savez_compressed(
-        train,
+    data = Trajectories(
         states=normalize_obs(norm, np.concatenate([e.obs for e in episodes])),
         actions=normalize_action(norm, np.concatenate([e.actions for e in episodes])),
         rewards=np.concatenate([e.rewards for e in episodes]).astype(np.float32),
-        terminals=terminals,
+        terminals=_last_steps(lengths),
         traj_lengths=lengths,
+    )
+    write_trajectories(
+        folder,
+        data,
+        norm,
         operators=np.array([e.operator for e in episodes]),
         successes=np.array([e.success for e in episodes]),
         seeds=np.array([e.seed for e in episodes], np.int64),
     )
-    save_normalization(scale, norm)
     return norm
+
+
+def write_trajectories(
+    folder: str | Path, data: Trajectories, norm: Normalization, **more: np.ndarray
+) -> None:
+    """Writes `train.npz`, with `more` arrays, and `normalization.npz`.
+
+    Raises:
+      UserError: a file exists.
+    """
+    train, scale = Path(folder) / "train.npz", Path(folder) / "normalization.npz"
+    for path in (train, scale):
+        if path.exists():
+            raise UserError(f"{path} exists already; give another folder or remove it")
+    np.savez_compressed(train, **data._asdict(), **more)
+    save_normalization(scale, norm)
+
+
+def _last_steps(lengths: np.ndarray) -> np.ndarray:
+    """`[sum of lengths]` bool, true at the last step of each episode."""
+    last = np.zeros(lengths.sum(), bool)
+    last[np.cumsum(lengths) - 1] = True
+    return last
 
 
 def read_dppo(path: str | Path) -> Trajectories:
@@ -215,28 +315,28 @@ def read_dppo(path: str | Path) -> Trajectories:
     missing = [name for name in needed if name not in found]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; expected {needed}")
+    if any(array.dtype.kind not in "fiub" for array in found.values()):
+        raise UserError(f"{path} holds arrays that are no numbers; write it again")
     states = found["states"].astype(np.float32)
     actions = found["actions"].astype(np.float32)
     lengths = found["traj_lengths"].astype(np.int64)
-    total = int(lengths.sum())
-    ends = np.zeros(len(states), bool)
-    if not len(states) == len(actions) == total or states.ndim + actions.ndim != 4:
+    if lengths.ndim != 1 or len(lengths) == 0 or lengths.min() < 1:
+        raise UserError(f"{path}: expected at least one episode of at least one step")
+    total = sum(lengths.tolist())
+    if not states.ndim == actions.ndim == 2 or not len(states) == len(actions) == total:
         raise UserError(
             f"{path}: found states {states.shape}, actions {actions.shape} and "
             f"lengths adding up to {total}, expected [steps, size] with equal steps"
         )
-    if lengths.ndim != 1 or len(lengths) == 0 or lengths.min() < 1:
-        raise UserError(f"{path}: expected at least one episode of at least one step")
-    if not (np.isfinite(states).all() and np.isfinite(actions).all()):
-        raise UserError(f"{path} holds values that are not finite; write it again")
-    ends[np.cumsum(lengths) - 1] = True
     rewards = found.get("rewards", np.zeros(total, np.float32)).astype(np.float32)
-    terminals = found.get("terminals", ends).astype(bool)
+    terminals = found.get("terminals", _last_steps(lengths)).astype(bool)
     if rewards.shape != (total,) or terminals.shape != (total,):
         raise UserError(
             f"{path}: found rewards {rewards.shape} and terminals {terminals.shape}, "
             f"expected ({total},) each"
         )
+    if not all(np.isfinite(part).all() for part in (states, actions, rewards)):
+        raise UserError(f"{path} holds values that are not finite; write it again")
     return Trajectories(states, actions, rewards, terminals, lengths)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+
+from dynvgd_jax.precision import matmul
 
 # DPPO's residual blocks set 1e-6, its plain MLP keeps PyTorch's default.
 RESIDUAL_NORM_EPS = 1e-6
@@ -34,13 +37,14 @@ class Dense(nn.Module):
     """`x @ kernel + bias`; `init` gives zeros, `draw_params` the initial values."""
 
     features: int
+    product: Callable[[Array, Array], Array] = matmul
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b n"]) -> Float[Array, "*b m"]:
         zeros = nn.initializers.zeros
         kernel = self.param("kernel", zeros, (x.shape[-1], self.features))
         bias = self.param("bias", zeros, (self.features,))
-        y = x @ kernel
+        y = self.product(x, kernel)
         return y + jnp.broadcast_to(bias, y.shape)
 
 

@@ -34,11 +34,14 @@ from dynvgd_jax.envs.normalize import (
 )
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.checkpoint import restore_tree, save_tree
-from dynvgd_jax.runs.folders import new_folder
+from dynvgd_jax.runs.durable import new_folder
+from dynvgd_jax.untrusted import load_json
 
 FORMAT_VERSION = 1
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUILTIN_PREFIX = "builtin:"
+# Far above any policy; what a damaged or hostile file may ask for.
+MAX_SIZE, MAX_LAYERS, MAX_TRAIN_TIMESTEPS = 65536, 100, 100_000
 _DESCRIPTION = "policy.json"
 _WEIGHTS = "weights"
 _NORMALIZATION = "normalization.npz"
@@ -217,7 +220,7 @@ def save_policy(folder: str | Path, policy: Policy) -> None:
     """Writes `policy` to `folder`, which appears complete or not at all.
 
     Raises:
-      UserError: `folder` exists already.
+      UserError: `folder` exists already, or cannot be written.
     """
     description = {
         "format_version": FORMAT_VERSION,
@@ -229,11 +232,14 @@ def save_policy(folder: str | Path, policy: Policy) -> None:
     }
     if policy.ft_denoising_steps:
         description[_FT_STEPS] = policy.ft_denoising_steps
-    with new_folder(folder) as partial:
-        save_tree(partial / _WEIGHTS, policy.params)
-        save_normalization(partial / _NORMALIZATION, policy.normalization)
-        text = json.dumps(description, indent=2) + "\n"
-        (partial / _DESCRIPTION).write_text(text, encoding="utf-8")
+    try:
+        with new_folder(folder) as partial:
+            save_tree(partial / _WEIGHTS, policy.params)
+            save_normalization(partial / _NORMALIZATION, policy.normalization)
+            text = json.dumps(description, indent=2) + "\n"
+            (partial / _DESCRIPTION).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write the policy {folder}: {error}") from error
 
 
 def load_policy(source: str | Path) -> Policy:
@@ -252,13 +258,18 @@ def load_policy(source: str | Path) -> Policy:
                 f"{description['format_version']!r}, expected {FORMAT_VERSION}; "
                 "convert or train the policy again with this version"
             )
-        network = DiffusionMLP(**description["network"])
-        schedule = cosine_schedule(int(description["num_train_timesteps"]))
+        network = _build_network(description["network"])
+        num_train = description["num_train_timesteps"]
+        if type(num_train) is not int or num_train > MAX_TRAIN_TIMESTEPS:
+            raise ValueError(f"num_train_timesteps {num_train!r}")
+        schedule = cosine_schedule(num_train)
         task = str(description["task"])
         metadata = dict(description["metadata"])
         ft_steps = int(description.get(_FT_STEPS, 0))  # only fine-tuned ones have it
+        if not 0 <= ft_steps <= num_train:
+            raise ValueError(f"{_FT_STEPS} {ft_steps}")
         template = _param_template(network, ft_steps)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{folder / _DESCRIPTION} does not describe a policy ({error!r}); "
             "convert or train the policy again"
@@ -274,6 +285,23 @@ def load_policy(source: str | Path) -> Policy:
         )
     parts = (network, params, schedule, normalization, task, metadata, ft_steps)
     return Policy(*parts)
+
+
+def _build_network(fields: dict[str, Any]) -> DiffusionMLP:
+    """Returns the module of a description; sizes are checked before any memory is."""
+    if set(fields) != set(_NETWORK_FIELDS):
+        wrong = sorted(set(fields) ^ set(_NETWORK_FIELDS))
+        raise ValueError(f"network fields {wrong} missing or unknown")
+    network = DiffusionMLP(**fields)
+    sizes = (network.obs_dim, network.action_dim, network.chunk_len, network.time_dim)
+    sizes += network.hidden_dims + network.cond_dims
+    if not all(type(size) is int and 1 <= size <= MAX_SIZE for size in sizes):
+        raise ValueError(f"sizes {sizes}, expected numbers from 1 to {MAX_SIZE}")
+    if len(sizes) > MAX_LAYERS:
+        raise ValueError(f"{len(sizes)} sizes, expected at most {MAX_LAYERS}")
+    if type(network.residual) is not bool or type(network.layer_norm) is not bool:
+        raise ValueError("residual and layer_norm, expected true or false")
+    return network
 
 
 def _locate(source: str) -> Path:
@@ -302,10 +330,4 @@ def _read_description(path: Path) -> dict[str, Any]:
             f"{path.parent} is no complete policy folder: {_DESCRIPTION} is missing; "
             f"expected {_DESCRIPTION}, {_WEIGHTS}/ and {_NORMALIZATION}"
         )
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); use another policy") from error
-    if not isinstance(description, dict):
-        raise UserError(f"{path} is damaged: no JSON object; use another policy")
-    return description
+    return load_json(path)

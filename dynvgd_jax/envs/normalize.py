@@ -75,6 +75,9 @@ def load_normalization(path: str | Path) -> Normalization:
             f"{path}: the keys {', '.join(missing)} are missing; expected "
             f"{', '.join(Normalization._fields)}"
         )
+    wrong = [key for key, value in values.items() if value.dtype.kind not in "fiub"]
+    if wrong:
+        raise UserError(f"{path}: {', '.join(wrong)} hold no numbers; write it again")
     norm = Normalization(**{k: np.asarray(v, np.float32) for k, v in values.items()})
     shapes = {k: v.shape for k, v in norm._asdict().items()}
     if (
@@ -83,6 +86,10 @@ def load_normalization(path: str | Path) -> Normalization:
         or norm.action_min.shape != norm.action_max.shape
     ):
         raise UserError(f"{path}: expected vectors of equal length, found {shapes}")
+    if not all(np.isfinite(vector).all() for vector in norm):
+        raise UserError(f"{path} holds values that are not finite; write it again")
+    if np.any(norm.obs_min > norm.obs_max) or np.any(norm.action_min > norm.action_max):
+        raise UserError(f"{path}: some smallest value is above its largest one")
     return norm
 
 

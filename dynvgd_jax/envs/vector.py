@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import mujoco
 import numpy as np
@@ -11,12 +11,17 @@ import numpy as np
 from dynvgd_jax.envs.normalize import Normalization, normalize_obs, unnormalize_action
 from dynvgd_jax.envs.stock import ChunkOutcome, StockStepper
 from dynvgd_jax.envs.tasks import get_task, make_env, observe, reset_env
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.errors import StuckError, UserError
 from dynvgd_jax.types import ChunkResult
 
 log = logging.getLogger(__name__)
 
 VERIFIED_MUJOCO = "3.3.7"  # the compiled engine was compared with robosuite on this
+# An environment is stuck when none has finished its chunk for this long, some thousand
+# times what the slowest engine takes on a quiet machine.
+STUCK_AFTER_S = 300.0
+STUCK_PER_CONTROL_STEP_S = 30.0
+_WAIT_SLICE_S = 1.0
 ENGINES = ("compiled", "exact", "robosuite")
 
 
@@ -33,7 +38,8 @@ class RobosuiteVectorEnv:
     Attributes that scripted experts read between chunks: `envs`, the robosuite
     environments (`envs[i].sim.data` is current), and `raw_obs [num_envs, Do]` float64.
     Errors: UserError for an unknown task or engine, unsuited versions or sizes, or
-    an installation that the compiled engine does not fit.
+    an installation that the compiled engine does not fit; StuckError from a step in
+    which an environment hangs.
     """
 
     def __init__(
@@ -61,9 +67,14 @@ class RobosuiteVectorEnv:
         self._steppers = [self._make_stepper(env) for env in self.envs]
         self.raw_obs = np.zeros((num_envs, self.obs_dim))
         self._faulty = np.zeros(num_envs, bool)
+        self._seeds = np.full(num_envs, -1)  # of the episodes; -1 before the first
+        self._chunks = np.zeros(num_envs, int)  # of those episodes, started so far
+        self._stuck = False
         if self.engine == "robosuite":
             num_threads = 1  # pure Python: threads would only wait for each other
         self.num_threads = num_threads or os.cpu_count() or 1
+        # Compiles now, which can take minutes, not in the first step, which is watched.
+        self._steppers[0].run(np.empty((0, self.action_dim)))
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="envs")
         self._pending = deque()  # (indices, length, futures) per running step_async
 
@@ -81,6 +92,7 @@ class RobosuiteVectorEnv:
             self.raw_obs[index] = observe(self.task, obs)
             self._steppers[index].start()
             self._faulty[index] = False
+            self._seeds[index], self._chunks[index] = seed, 0
         return self._scaled_obs(indices)
 
     def step(self, indices: np.ndarray, actions: np.ndarray) -> ChunkResult:
@@ -108,6 +120,7 @@ class RobosuiteVectorEnv:
             None if self._faulty[i] else self._pool.submit(self._steppers[i].run, a)
             for i, a in zip(indices, actions)
         ]
+        self._chunks[indices] += 1
         self._pending.append((indices, actions.shape[1], futures))
 
     def step_wait(self) -> ChunkResult:
@@ -115,6 +128,7 @@ class RobosuiteVectorEnv:
         if not self._pending:
             raise RuntimeError("step_wait without step_async")
         indices, length, futures = self._pending.popleft()
+        self._await(indices, length, futures)
         broken = ChunkOutcome(None, np.zeros(length), np.zeros(length, bool), True)
         outcomes = [broken if f is None else f.result() for f in futures]
         for row, (index, outcome) in enumerate(zip(indices, outcomes)):
@@ -155,13 +169,41 @@ class RobosuiteVectorEnv:
         self._faulty[:] = state["faulty"]
 
     def close(self) -> None:
-        """Ends the threads and frees the simulators."""
+        """Ends the threads and frees the simulators, where no thread is stuck."""
+        if self._stuck:  # it may still use its simulator, and would be waited for
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            return
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pending.clear()
         self._steppers = []
         for env in self.envs:
             env.close()
         self.envs = []
+
+    def _await(self, indices, length, futures: list[Future | None]) -> None:
+        """Waits for a step; StuckError names environments that hang.
+
+        Counts slices of waiting, not the clock: a process that was stopped and
+        continued finds little time gone.
+        """
+        unfinished, quiet_s = {f for f in futures if f is not None}, 0.0
+        limit_s = STUCK_AFTER_S + STUCK_PER_CONTROL_STEP_S * length
+        while unfinished:
+            done, unfinished = wait(unfinished, _WAIT_SLICE_S)
+            quiet_s = 0.0 if done else quiet_s + _WAIT_SLICE_S
+            if quiet_s >= limit_s:
+                self._stuck = True
+                groups = [(indices, length, futures), *self._pending]
+                raise StuckError(
+                    f"no environment finished its chunk for {limit_s:.0f} s; stuck: "
+                    + "; ".join(
+                        f"environment {i} (episode seed {self._seeds[i]}, chunk "
+                        f"{self._chunks[i] - 1}) of task {self.task.name}"
+                        for indices, _, futures in groups
+                        for i, future in zip(indices, futures)
+                        if future is not None and future.running()
+                    )
+                )
 
     def _choose(self, engine):
         if engine != "robosuite" and mujoco.__version__ != VERIFIED_MUJOCO:

@@ -1,7 +1,8 @@
 """Saves and restores trees of arrays with Orbax: exactly, or not at all.
 
 A saved folder holds `arrays/` (Orbax, OCDBT) and `manifest.json` with the shape and
-dtype of every leaf and the SHA-256 of every file. Orbax alone may restore a tree whose
+dtype of every leaf and the SHA-256 of every file, itself
+included. Orbax alone may restore a tree whose
 keys differ from the template's without a word, and it does not notice every damage; so
 both are compared here before Orbax reads anything.
 """
@@ -9,8 +10,9 @@ both are compared here before Orbax reads anything.
 import errno
 import hashlib
 import json
-import os
+import math
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dynvgd_jax.errors import UserError
-from dynvgd_jax.runs.durable import sync
+from dynvgd_jax.runs.durable import new_folder
+from dynvgd_jax.untrusted import load_json, sha256
 
 PyTree = Any
 MANIFEST = "manifest.json"
 ARRAYS = "arrays"
-KEPT_CHECKPOINTS = 2
+MAX_TREE_BYTES = 64 * 2**30  # the largest of ours take some 100 MB
 _SHOWN_PATHS = 4
 
 # What Orbax, TensorStore and JSON raise on files that are missing or damaged.
@@ -46,15 +49,8 @@ def save_tree(folder: str | Path, tree: PyTree) -> None:
       UserError: `folder` exists already.
       OSError: the disk is full or read-only; nothing of `folder` is left then.
     """
-    folder = Path(folder).absolute()
-    if folder.exists():
-        raise UserError(f"{folder} exists already; give a folder that does not")
     leaves = {path: np.asarray(leaf) for path, leaf in _flatten(tree).items()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
+    with new_folder(folder) as partial:
         filled = {path: a for path, a in leaves.items() if a.size}
         if filled:  # Orbax refuses zero-size arrays; the manifest alone holds those
             _write_arrays(partial / ARRAYS, filled)
@@ -62,15 +58,9 @@ def save_tree(folder: str | Path, tree: PyTree) -> None:
             "leaves": {path: _describe(array) for path, array in leaves.items()},
             "sha256": _hash_files(partial / ARRAYS),
         }
-        with open(partial / MANIFEST, "w", encoding="utf-8") as file:
-            json.dump(manifest, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        sync(partial)
-        partial.rename(folder)
-        sync(folder.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        manifest["digest"] = _digest(manifest)
+        text = json.dumps(manifest, indent=1)
+        (partial / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def restore_tree(folder: str | Path, template: PyTree) -> PyTree:
@@ -91,13 +81,18 @@ def restore_tree(folder: str | Path, template: PyTree) -> PyTree:
     wanted = _flatten(template)
     _compare(folder, found, {path: _describe(leaf) for path, leaf in wanted.items()})
     _check_files(folder, hashes)
+    size = sum(
+        math.prod(e["shape"]) * jnp.dtype(e["dtype"]).itemsize for e in found.values()
+    )
+    if size > MAX_TREE_BYTES:
+        raise UserError(f"{folder} declares {size:,} bytes; refused as too large")
     arrays = _read_arrays(folder, found)
     leaves = [_like(arrays[path], leaf) for path, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
 class CheckpointStore:
-    """The numbered checkpoints of one run, `folder/<step>/`; keeps the last two."""
+    """The numbered checkpoints of one run, `folder/<step>/`."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).absolute()
@@ -114,10 +109,14 @@ class CheckpointStore:
         return max(self.steps(), default=None)
 
     def save(self, step: int, tree: PyTree) -> None:
-        """Saves `tree` as checkpoint `step`, then deletes all but the last two."""
+        """Saves `tree` as checkpoint `step`; see `save_tree` for errors."""
         save_tree(self.folder / str(step), tree)
-        for old in self.steps()[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(self.folder / str(old))
+
+    def keep(self, steps: Collection[int]) -> None:
+        """Deletes all checkpoints but `steps`."""
+        for step in self.steps():
+            if step not in steps:
+                shutil.rmtree(self.folder / str(step))
 
     def verify(self, step: int) -> None:
         """Raises UserError unless every file of a checkpoint is as it was saved."""
@@ -134,7 +133,7 @@ class CheckpointStore:
 
 
 def _write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes with Orbax and waits for the disk, which Orbax does not.
+    """Writes with Orbax.
 
     Raises:
       OSError: the files cannot be written (TensorStore reports that as ValueError).
@@ -144,8 +143,6 @@ def _write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
             orbax.save(folder, args=ocp.args.PyTreeSave(arrays))
     except (ValueError, RuntimeError) as error:
         raise OSError(errno.EIO, _first_line(error), str(folder)) from error
-    for path in (*folder.rglob("*"), folder):
-        sync(path)
 
 
 def _checkpointer() -> ocp.Checkpointer:
@@ -173,10 +170,14 @@ def _hash_files(folder: Path) -> dict[str, str]:
     hashes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            hashes[path.relative_to(folder).as_posix()] = digest
+            hashes[path.relative_to(folder).as_posix()] = sha256(path)
     return hashes
+
+
+def _digest(manifest: dict) -> str:
+    """Returns the SHA-256 of a manifest without its entry `digest`."""
+    content = {name: value for name, value in manifest.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _read_manifest(folder: Path) -> tuple[dict[str, dict], dict[str, str]]:
@@ -185,14 +186,17 @@ def _read_manifest(folder: Path) -> tuple[dict[str, dict], dict[str, str]]:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder} is no complete checkpoint: {MANIFEST} is missing")
+    manifest = load_json(path)
+    # the packaged policies' manifests are older than the digest
+    if manifest.get("digest", _digest(manifest)) != _digest(manifest):
+        raise UserError(f"{path} is damaged; use another checkpoint")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
         leaves = {
             name: {"shape": [int(n) for n in entry["shape"]], "dtype": entry["dtype"]}
             for name, entry in manifest["leaves"].items()
         }
         return leaves, dict(manifest["sha256"])
-    except (*_READ_ERRORS, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is damaged; use another checkpoint") from error
 
 
@@ -237,8 +241,9 @@ def _read_arrays(folder: Path, leaves: dict[str, dict]) -> dict[str, np.ndarray]
     if any(0 not in entry["shape"] for entry in leaves.values()):
         try:
             with _checkpointer() as orbax:
+                _check_stored(orbax.metadata(folder / ARRAYS), leaves)
                 arrays = orbax.restore(folder / ARRAYS)
-        except _READ_ERRORS as error:
+        except (*_READ_ERRORS, AttributeError) as error:
             raise UserError(
                 f"{folder / ARRAYS} cannot be read ({_first_line(error)}); "
                 "use another checkpoint"
@@ -248,6 +253,23 @@ def _read_arrays(folder: Path, leaves: dict[str, dict]) -> dict[str, np.ndarray]
             arrays[path] = np.zeros(entry["shape"], entry["dtype"])
     _compare(folder, {path: _describe(a) for path, a in arrays.items()}, leaves)
     return arrays
+
+
+def _check_stored(metadata: Any, leaves: dict[str, dict]) -> None:
+    """Raises ValueError where the arrays are others than declared, before any is read.
+
+    A hostile file could otherwise have more memory reserved than the manifest says.
+    """
+    stored = metadata.item_metadata.tree
+    found = {path: _describe(array) for path, array in stored.items()}
+    declared = {path: e for path, e in leaves.items() if 0 not in e["shape"]}
+    if found != declared:
+        raise ValueError("the arrays are not those of the manifest")
+    for array in stored.values():
+        if any(
+            n > max(size, 1) for n, size in zip(array.storage.chunk_shape, array.shape)
+        ):
+            raise ValueError("an array is stored in pieces larger than itself")
 
 
 def _first_line(error: BaseException) -> str:

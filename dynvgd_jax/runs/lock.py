@@ -12,6 +12,8 @@ LOCK_FILE = ".lock"
 class FolderLock:
     """Holds a folder for this process until `release`, or until the process dies.
 
+    Use it in a `with` block or call `release`.
+
     The kernel frees it with the process, however that ends: no stale lock is left. The
     file stays behind, because deleting it would let two processes lock two files.
     """
@@ -42,3 +44,9 @@ class FolderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.release()

@@ -1,9 +1,12 @@
 """What a run writes as it goes: TensorBoard, eval.csv, configuration and versions."""
 
 import csv
+import io
 import json
 import os
 import platform
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
@@ -11,14 +14,15 @@ from importlib import metadata
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
 
 from dynvgd_jax.errors import UserError
-from dynvgd_jax.runs.durable import write_durably
+from dynvgd_jax.runs.durable import AppendFile, sync, write_durably
 from dynvgd_jax.runs.lock import FolderLock
 from dynvgd_jax.types import EpisodeResult
+from dynvgd_jax.untrusted import load_json
 
 CONFIG_FILE = "config.json"
 VERSIONS_FILE = "versions.json"
@@ -31,7 +35,6 @@ EPISODE_COLUMNS = (
     "success_chunk",
     "return",
     "length",
-    "fault",
 )
 LOGGED_PACKAGES = (
     "jax",
@@ -51,65 +54,81 @@ class MetricsLog:
     """The files of one run; use it in a `with` block or call `close`."""
 
     def __init__(
-        self, workdir: str | Path, config: ConfigDict, sizes: dict | None = None
+        self,
+        workdir: str | Path,
+        config: ConfigDict,
+        sizes: dict | None = None,
+        lock: FolderLock | None = None,
     ):
         """Creates the run's folder and writes its configuration and versions.
 
         Args:
           workdir: the run's folder.
           config: what the run does.
-          sizes: of a run that goes on: what `sizes()` returned at its checkpoint. What
-            was written after that is cut off.
+          sizes: of a run that goes on: what `sizes()` returned at its checkpoint, or
+            nothing where it had none yet. What was written after that is cut off.
+          lock: of a run that goes on: of its folder; `close` releases it.
 
         Raises:
           UserError: the folder holds a run already, another process is using it, or
             it cannot be written.
         """
         self.workdir = Path(workdir)
-        if sizes is None:
-            self._refuse_a_run()  # before the lock, which would leave its mark there
+        self._lock = lock
         try:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            self._lock = FolderLock(self.workdir)
             if sizes is None:
+                self._refuse_a_run()  # before the lock, which would leave its mark
+                self.workdir.mkdir(parents=True, exist_ok=True)
+                self._lock = FolderLock(self.workdir)
                 self._refuse_a_run()  # one may have begun and ended in between
             else:
                 self._cut_back(sizes)
-            _write_json(self.workdir / CONFIG_FILE, config.to_dict())
-            if sizes is None:
+            if not sizes:
                 _write_json(self.workdir / VERSIONS_FILE, versions())
-        except OSError as error:
+            write_config(self.workdir, config)
+            self._open_files()
+        except (OSError, UserError) as error:
+            if self._lock is not None:
+                self._lock.release()
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"cannot write to {self.workdir}: {error.strerror}") from (
                 error
             )
-        # tensorboardX's SummaryWriter sends points through a thread, so that its
-        # flush() may return before they are written; its event writer does not.
+
+    def _open_files(self) -> None:
         # TensorBoard reads files in the order of their names, which end in the clock.
         number = len(self._event_files())
         prefix = f"events.resumed{number:05d}" if number else "events"
-        self._writer = EventsWriter(str(self.workdir / prefix))
-        if sizes is None:
-            with open(self.workdir / EPISODES_FILE, "w", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerow(EPISODE_COLUMNS)
+        name = f"{prefix}.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._events = AppendFile(self.workdir / name)
+        self._episodes = AppendFile(self.workdir / EPISODES_FILE)
+        header = Event(wall_time=time.time(), file_version="brain.Event:2")
+        self._events.append(_record(header))
+        if self._episodes.flush() == 0:
+            self._episodes.append(_csv([EPISODE_COLUMNS]))
 
     def sizes(self) -> dict[str, int]:
-        """Returns the bytes of each file that grows with the run, by name."""
-        self._writer.flush()
-        files = [self.workdir / EPISODES_FILE, *self._event_files()]
+        """Returns the bytes of each file that grows with the run, by name.
+
+        Raises:
+          OSError: some of it could not be written to the disk yet.
+        """
+        self._events.flush()
+        self._episodes.flush()
+        sync(self.workdir)
+        files = [self._episodes.path, *self._event_files()]
         return {path.name: path.stat().st_size for path in files}
 
     def _event_files(self) -> list[Path]:
         return sorted(self.workdir.glob("events.*tfevents.*"))
 
     def _cut_back(self, sizes: dict[str, int]) -> None:
-        for path in self._event_files():
+        for path in (self.workdir / EPISODES_FILE, *self._event_files()):
             if path.name not in sizes:
-                path.unlink()
+                path.unlink(missing_ok=True)
         for name, size in sizes.items():
-            path = self.workdir / Path(name).name
-            if not path.is_file() or path.stat().st_size < size:
-                raise UserError(f"{path} is missing or shorter than at the checkpoint")
-            os.truncate(path, size)
+            os.truncate(self.workdir / Path(name).name, size)
 
     def _refuse_a_run(self) -> None:
         if (self.workdir / CONFIG_FILE).exists():
@@ -124,10 +143,8 @@ class MetricsLog:
             for name, value in values.items()
         ]
         summary = Summary(value=points)
-        self._writer.write_event(
-            Event(wall_time=time.time(), step=step, summary=summary)
-        )
-        self._writer.flush()
+        event = Event(wall_time=time.time(), step=step, summary=summary)
+        self._events.append(_record(event))
 
     def episodes(
         self, control_steps: int, policy: str, results: Iterable[EpisodeResult]
@@ -141,17 +158,17 @@ class MetricsLog:
           policy: method and start noise, such as `base/randn` or `dynvgd/tanh_randn`.
           results: finished episodes.
         """
-        with open(self.workdir / EPISODES_FILE, "a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            for r in results:
-                success = (int(r.success_any), int(r.success_chunk))
-                total = repr(float(r.episode_return))
-                ending = (total, r.length, int(r.fault))
-                writer.writerow([control_steps, policy, r.seed, *success, *ending])
+        rows = []
+        for r in results:
+            success = (int(r.success_any), int(r.success_chunk))
+            total = repr(float(r.episode_return))
+            rows.append([control_steps, policy, r.seed, *success, total, r.length])
+        self._episodes.append(_csv(rows))
 
     def close(self) -> None:
-        """Closes the TensorBoard file and frees the folder."""
-        self._writer.close()
+        """Closes the files and frees the folder."""
+        self._events.close()
+        self._episodes.close()
         self._lock.release()
 
     def __enter__(self) -> "MetricsLog":
@@ -159,6 +176,19 @@ class MetricsLog:
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+
+def check_sizes(workdir: Path, sizes: Mapping[str, int]) -> None:
+    """Raises UserError where a file lacks some of what `MetricsLog.sizes` returned."""
+    for name, size in sizes.items():
+        path = workdir / Path(name).name
+        if not path.is_file() or path.stat().st_size < size:
+            raise UserError(f"{path} is missing or shorter than at the checkpoint")
+
+
+def write_config(workdir: str | Path, config: ConfigDict) -> None:
+    """Writes what `read_config` reads."""
+    _write_json(Path(workdir) / CONFIG_FILE, config.to_dict())
 
 
 def read_config(workdir: str | Path) -> ConfigDict:
@@ -171,7 +201,7 @@ def read_config(workdir: str | Path) -> ConfigDict:
     if not path.is_file():
         raise UserError(f"{workdir} is no run folder: it holds no {CONFIG_FILE}")
     try:
-        config = ConfigDict(_lists_to_tuples(json.loads(path.read_text("utf-8"))))
+        config = ConfigDict(_lists_to_tuples(load_json(path)))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     return config.lock()
@@ -190,6 +220,20 @@ def versions() -> dict[str, str]:
             found[package] = "none"
     found["git_commit"] = _git_commit()
     return found
+
+
+def _record(event: Event) -> bytes:
+    """TensorFlow's record format: length and content, each with its checksum."""
+    content = event.SerializeToString()
+    length = struct.pack("<Q", len(content))
+    sums = [struct.pack("<I", masked_crc32c(part)) for part in (length, content)]
+    return length + sums[0] + content + sums[1]
+
+
+def _csv(rows: Iterable[Iterable]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 def _git_commit() -> str:

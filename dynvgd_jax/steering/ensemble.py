@@ -5,9 +5,12 @@ import jax
 import jax.numpy as jnp
 
 from dynvgd_jax.diffusion.network import Dense, draw_params
+from dynvgd_jax.precision import matmul
 from dynvgd_jax.types import PyTree
 
 LAYER_NORM_EPS = 1e-5
+# Up to this many rows, the input gradient's product is written the other way round.
+FEW_ROWS = 64
 
 
 class Critic(nn.Module):
@@ -20,8 +23,9 @@ class Critic(nn.Module):
     def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
         """Returns Q `[B]` of `obs [B, Do]` and flattened chunks `action [B, Ta*Da]`."""
         hidden = jnp.concatenate([obs, action], axis=-1)
+        product = few_rows_product if len(hidden) <= FEW_ROWS else matmul
         for i in range(self.depth):
-            hidden = Dense(self.width, name=f"hidden_{i}")(hidden)
+            hidden = Dense(self.width, product, name=f"hidden_{i}")(hidden)
             # The two-pass variance, as in PyTorch: E[x^2] - E[x]^2 loses digits.
             norm = nn.LayerNorm(
                 epsilon=LAYER_NORM_EPS, use_fast_variance=False, name=f"norm_{i}"
@@ -58,3 +62,28 @@ def init_ensemble(
     obs, action = jnp.zeros((1, obs_dim)), jnp.zeros((1, flat_action_dim))
     shapes = jax.eval_shape(ensemble.init, key, obs, action)
     return {"params": {"critics": draw_params(shapes["params"]["critics"], key)}}
+
+
+@jax.custom_vjp
+def few_rows_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns `x @ kernel` with an input gradient that does not copy `kernel`.
+
+    For `dy @ kernel.T` of the ensemble's stack, XLA's CPU backend transposes all
+    weights first, which takes ten times as long as the product of a few rows. The
+    barriers keep it from turning `kernel @ dy.T` back into that.
+    """
+    return matmul(x, kernel)
+
+
+def _few_rows_forward(x, kernel):
+    return matmul(x, kernel), (x, kernel)
+
+
+def _few_rows_backward(inputs, dy):
+    x, kernel = inputs
+    barrier = jax.lax.optimization_barrier
+    dx = barrier(matmul(kernel, barrier(dy.T))).T
+    return dx, matmul(x.T, dy)
+
+
+few_rows_product.defvjp(_few_rows_forward, _few_rows_backward)

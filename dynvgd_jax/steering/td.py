@@ -1,5 +1,6 @@
 """Temporal-difference learning of the critics: target, loss, one gradient step."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -60,6 +61,7 @@ def gradient_step(
     batch: Transition,
     next_action: jax.Array,
     config: TdConfig,
+    average: Callable[[PyTree], PyTree] = lambda tree: tree,
 ) -> tuple[CriticState, dict[str, jax.Array]]:
     """Returns the state after one Adam and one Polyak step, and scalar metrics.
 
@@ -70,6 +72,7 @@ def gradient_step(
       batch: transitions, leading axis B.
       next_action: `[B, Ta*Da]` decoded at `batch.next_obs`.
       config: static choices.
+      average: mean over the devices that share the batch, of gradients and metrics.
     """
     next_q = ensemble.apply(state.target_params, batch.next_obs, next_action)
     y = jax.lax.stop_gradient(td_target(batch, next_q, config))
@@ -79,10 +82,11 @@ def gradient_step(
         return critic_loss(q, y), q
 
     (loss, q), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    grads = average(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     target_params = polyak(state.target_params, params, config.tau)
-    metrics = td_metrics(q, y, loss) | {
+    metrics = average(td_metrics(q, y, loss)) | {
         "train/critic_grad_norm": optax.global_norm(grads)
     }
     return CriticState(params, target_params, opt_state), metrics

@@ -46,6 +46,7 @@ class VgdConfig(NamedTuple):
     utd: int  # gradient steps per training call
     guidance_warmup_updates: int = 0  # gradient steps over which lambda ramps up
     weight_warmup_env_steps: int = 0  # control steps before w is applied
+    num_offline: int = 0  # of each batch, transitions that replay.offline gives
 
 
 class Vgd(NamedTuple):
@@ -54,6 +55,7 @@ class Vgd(NamedTuple):
     init: Callable[..., LearnerState]
     act: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
     update: Callable[..., tuple[LearnerState, ReplayState, dict[str, jax.Array]]]
+    learn: Callable[..., tuple[LearnerState, dict[str, jax.Array]]]
 
 
 def make_vgd(
@@ -63,8 +65,9 @@ def make_vgd(
     make_eps_fn: Callable[[PyTree], Callable],
     obs_dim: int,
     chunk_shape: tuple[int, int],
+    average: Callable[[PyTree], PyTree] = lambda tree: tree,
 ) -> Vgd:
-    """Returns `Vgd(init, act, update)`.
+    """Returns `Vgd(init, act, update, learn)`.
 
     - `init(key) -> LearnerState`
     - `act(state, policy_params, obs [B, Do], noise [B, Ta, Da], env_steps) ->
@@ -72,6 +75,8 @@ def make_vgd(
     - `update(state, replay, policy_params, fresh, key, env_steps) -> (state, replay,
       train/* scalars)`: stores the transitions `fresh`, then takes `utd` gradient
       steps, each on its own batch.
+    - `learn(state, policy_params, batches, noise [utd, B, Ta, Da], env_steps) ->
+      (state, train/* scalars)`: the gradient steps of `update` on given batches.
 
     Args:
       config: static choices.
@@ -80,6 +85,7 @@ def make_vgd(
       make_eps_fn: policy parameters -> `eps_fn(x, t, obs)`.
       obs_dim: Do.
       chunk_shape: (Ta, Da).
+      average: mean over the devices, where each holds a part of every batch.
 
     Raises:
       UserError: `guidance.last_k` does not fit the schedule.
@@ -139,8 +145,13 @@ def make_vgd(
         replay = replay_lib.add(replay, fresh)
         sample_key, noise_key = jax.random.split(key)
         shape = (config.utd, config.batch_size)
-        batches = replay_lib.sample(replay, sample_key, shape)
+        batches = replay_lib.sample(replay, sample_key, shape, config.num_offline)
         noise = jax.random.normal(noise_key, (*shape, *chunk_shape))
+        state, metrics = learn(state, policy_params, batches, noise, env_steps)
+        return state, replay, metrics
+
+    def learn(state, policy_params, batches: Transition, noise, env_steps):
+        shape = (config.utd, config.batch_size)
         eps_fn = make_eps_fn(policy_params)
 
         # Before the first guided step the decode does not depend on the critics: one
@@ -168,7 +179,7 @@ def make_vgd(
             )
             next_action = next_chunk.reshape(config.batch_size, flat_dim)
             critic, metrics = td.gradient_step(
-                ensemble, optimizer, critic, batch, next_action, config.td
+                ensemble, optimizer, critic, batch, next_action, config.td, average
             )
             return (critic, num_updates + 1), metrics
 
@@ -179,9 +190,9 @@ def make_vgd(
         )
         metrics = jax.tree.map(jnp.mean, metrics)
         state = LearnerState(critic, metrics["train/td_error_mean"], num_updates)
-        return state, replay, metrics
+        return state, metrics
 
-    return Vgd(init, act, update)
+    return Vgd(init, act, update, learn)
 
 
 def start_noise(

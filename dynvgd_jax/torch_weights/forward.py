@@ -1,7 +1,7 @@
-"""DPPO's policy network in plain torch, straight from the checkpoint's tensors.
+"""DPPO's policy network and VGD's critics in plain torch, straight from the tensors.
 
-The check after a conversion runs it beside the JAX network; it shares nothing with the
-key table or the Flax module.
+The check after a conversion runs them beside the JAX networks; they share nothing with
+the key tables or the Flax modules.
 """
 
 import math
@@ -61,6 +61,20 @@ def predict_noise(
         obs = chain(obs, "cond_mlp.moduleList", _NORM_EPS["plain"])
     joined = torch.cat([x_t.flatten(1), time, obs], dim=-1)
     return trunk(joined).reshape(x_t.shape)
+
+
+@torch.no_grad()
+def critic_value(tensors: Tensors, critic: int, x: torch.Tensor) -> torch.Tensor:
+    """Returns Q `[B]` of one critic for `x [B, Do + Ta * Da]`."""
+    index, prefix = 0, f"qf{critic}"
+    while f"{prefix}.{index + 1}.weight" in tensors:
+        linear, norm = (f"{prefix}.{index + i}" for i in (0, 1))
+        x = F.linear(x, tensors[f"{linear}.weight"], tensors[f"{linear}.bias"])
+        scale, bias = tensors[f"{norm}.weight"], tensors[f"{norm}.bias"]
+        x = torch.tanh(F.layer_norm(x, x.shape[-1:], scale, bias, 1e-5))
+        index += 3
+    last = f"{prefix}.{index}"
+    return F.linear(x, tensors[f"{last}.weight"], tensors[f"{last}.bias"])[:, 0]
 
 
 def _embed(t: torch.Tensor, dim: int) -> torch.Tensor:

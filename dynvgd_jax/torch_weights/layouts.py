@@ -4,7 +4,7 @@ Works on plain dicts of NumPy arrays, keys without their prefix (`network.`, ...
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,32 @@ def infer_network(
         raise UserError(f"{source}: the shapes fit no known layout: {error}") from error
 
 
+def require_keys(
+    source: str, what: str, found: Iterable[str], expected: Iterable[str]
+) -> None:
+    """Raises UserError unless both hold the same keys; names each that differs."""
+    found, expected = list(found), list(expected)
+    missing = [key for key in expected if key not in found]
+    surplus = [key for key in found if key not in expected]
+    if missing or surplus:
+        parts = [("missing", missing), ("left over", surplus)]
+        text = "; ".join(f"{name}: {', '.join(keys)}" for name, keys in parts if keys)
+        raise UserError(f"{source} does not hold exactly {what}; keys {text}")
+
+
+def fill_leaf(
+    source: str, key: str, array: np.ndarray, leaf: str, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Returns torch's array as the Flax leaf; UserError where it has another shape."""
+    value = array.T if leaf == "kernel" else array
+    if value.shape != shape:
+        raise UserError(
+            f"{source}: {key} has shape {list(array.shape)}, expected "
+            f"{list(shape[::-1])}"
+        )
+    return np.ascontiguousarray(value)
+
+
 def to_flax(source: str, network: DiffusionMLP, arrays: Arrays) -> dict[str, Any]:
     """Returns the Flax parameters; every key is used once, every leaf filled once.
 
@@ -111,23 +137,12 @@ def to_flax(source: str, network: DiffusionMLP, arrays: Arrays) -> dict[str, Any
       UserError: keys are missing or left over, or a shape is wrong; each is named.
     """
     table = key_table(network)
-    missing = [key for key in table if key not in arrays]
-    surplus = [key for key in arrays if key not in table]
-    if missing or surplus:
-        parts = [("missing", missing), ("left over", surplus)]
-        text = "; ".join(f"{name}: {_all(keys)}" for name, keys in parts if keys)
-        raise UserError(f"{source} does not hold exactly one policy; keys {text}")
+    require_keys(source, "one policy", arrays, table)
     shapes = param_shapes(network)
     params: dict[str, Any] = {}
     for key, (layer, leaf) in table.items():
-        value = arrays[key].T if leaf == "kernel" else arrays[key]
-        expected = shapes[layer][leaf].shape
-        if value.shape != expected:
-            raise UserError(
-                f"{source}: {key} has shape {list(arrays[key].shape)}, expected "
-                f"{list(expected[::-1])}"
-            )
-        params.setdefault(layer, {})[leaf] = np.ascontiguousarray(value)
+        value = fill_leaf(source, key, arrays[key], leaf, shapes[layer][leaf].shape)
+        params.setdefault(layer, {})[leaf] = value
     return params
 
 
@@ -150,10 +165,6 @@ def _weights(arrays: Arrays, prefix: str, residual: bool) -> list[np.ndarray]:
         if not matrix or 0 in matrix[0].shape:
             return found
         found.append(matrix[0])
-
-
-def _all(keys: list[str]) -> str:
-    return ", ".join(keys)
 
 
 def _some(keys: list[str]) -> str:

@@ -1,7 +1,9 @@
 """Converts a DPPO policy, and proves that the written one is the same."""
 
+import functools
 import importlib.metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +20,18 @@ from dynvgd_jax.diffusion.policy import (
 )
 from dynvgd_jax.diffusion.schedule import cosine_schedule
 from dynvgd_jax.envs.normalize import load_normalization
-from dynvgd_jax.envs.tasks import get_task
+from dynvgd_jax.envs.tasks import TASKS, get_task
 from dynvgd_jax.errors import UserError
-from dynvgd_jax.runs.folders import new_folder, refuse_existing
+from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.torch_weights.checkpoint import Checkpoint, read_checkpoint
-from dynvgd_jax.torch_weights.files import sha256
+from dynvgd_jax.torch_weights.dppo_config import (
+    choose,
+    disagreements,
+    read_dppo_config,
+)
 from dynvgd_jax.torch_weights.forward import predict_noise
 from dynvgd_jax.torch_weights.layouts import infer_network, to_flax
+from dynvgd_jax.untrusted import sha256
 
 MAX_DIFFERENCE = 1e-4
 _CHECK_ROWS = 64
@@ -32,18 +39,26 @@ _CHECK_ROWS = 64
 TRAIN_TIMESTEPS = {"can": 20, "lift": 20, "square": 100, "transport": 100}
 
 
+class ConvertedPolicy(NamedTuple):
+    """What the conversion found."""
+
+    difference: float  # largest |eps_jax - eps_torch|
+    notes: list[str]  # what a user should know, one line each
+
+
 def convert_policy(
     source: str | Path,
     output: str | Path,
-    task: str,
+    task: str | None = None,
     *,
     normalization: str | Path | None = None,
     weights: str | None = None,
     num_train_timesteps: int | None = None,
-    activation: str = "mish",
+    activation: str | None = None,
     ft_denoising_steps: int | None = None,
-) -> float:
-    """Writes the policy folder `output` and returns the largest difference to torch.
+    dppo_config: str | Path | None = None,
+) -> ConvertedPolicy:
+    """Writes the policy folder `output` and proves that it is the torch network.
 
     The folder appears only after the policy, read back from the disk, has predicted
     what the torch network predicts, within 1e-4 on random inputs.
@@ -51,25 +66,41 @@ def convert_policy(
     Args:
       source: DPPO's `.pt` file.
       output: new folder.
-      task: robosuite task, a key of `envs.tasks.TASKS`.
+      task: robosuite task, a key of `envs.tasks.TASKS`; None asks `dppo_config`.
       normalization: DPPO's npz; None is `normalization.npz` beside `source`.
       weights: "ema" or "model"; None is "ema" where the file has it.
-      num_train_timesteps: T; None is the task's published one.
-      activation: of the trunk, "mish" or "relu".
-      ft_denoising_steps: last steps by the fine-tuned network, of fine-tuned files.
+      num_train_timesteps: T; None asks `dppo_config`, then it is the task's published
+        one.
+      activation: of the trunk; None asks `dppo_config`, then it is "mish".
+      ft_denoising_steps: last steps by the fine-tuned network, of fine-tuned files;
+        None asks `dppo_config`.
+      dppo_config: DPPO's YAML; where it and the tensors differ in a size, the tensors
+        are followed and a note says so.
 
     Raises:
       UserError: whatever does not fit, or the two networks differ.
     """
     refuse_existing(Path(output))
+    said = None if dppo_config is None else read_dppo_config(dppo_config)
+    task = choose(said, "task", task, None)
+    if task is None:
+        raise UserError(
+            f"found no --task and none in {dppo_config}, expected one of "
+            f"{', '.join(TASKS)}; the checkpoint does not tell"
+        )
     checkpoint = read_checkpoint(source, weights)
+    if checkpoint.fine_tuned is None and ft_denoising_steps is None:
+        ft_steps = None  # what a YAML says of a fine-tuning that is yet to come
+    else:
+        ft_steps = choose(said, "ft_denoising_steps", ft_denoising_steps, None)
+    default_steps = TRAIN_TIMESTEPS[get_task(task).name]
     policy = _build(
         checkpoint,
         task,
         Path(normalization or Path(source).with_name("normalization.npz")),
-        num_train_timesteps or TRAIN_TIMESTEPS[get_task(task).name],
-        activation,
-        ft_denoising_steps,
+        choose(said, "num_train_timesteps", num_train_timesteps, default_steps),
+        choose(said, "activation", activation, "mish"),
+        ft_steps,
     )
     with new_folder(output) as partial:
         save_policy(partial / "policy", policy)
@@ -83,7 +114,8 @@ def convert_policy(
         for part in (partial / "policy").iterdir():
             part.rename(partial / part.name)
         (partial / "policy").rmdir()
-    return difference
+    note = None if said is None else disagreements(said, policy.network)
+    return ConvertedPolicy(difference, [note] if note else [])
 
 
 def largest_difference(policy: Policy, checkpoint: Checkpoint) -> float:
@@ -103,11 +135,16 @@ def largest_difference(policy: Policy, checkpoint: Checkpoint) -> float:
         inputs = (torch.from_numpy(a) for a in (x_t, t, obs))
         expected = predict_noise(tensors, policy.network.activation, *inputs).numpy()
         with jax.default_matmul_precision("highest"):
-            eps_fn = jax.jit(make_eps_fn(policy.network, params))
-            found = np.asarray(eps_fn(x_t, jnp.asarray(t, jnp.int32), obs))
+            steps = jnp.asarray(t, jnp.int32)
+            found = np.asarray(_predict(policy.network, params, x_t, steps, obs))
         # maximum, unlike max, lets NaN through: it is then above the bound.
         worst = float(np.maximum(worst, np.abs(found - expected).max()))
     return worst
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _predict(network, params, x_t, t, obs):
+    return make_eps_fn(network, params)(x_t, t, obs)
 
 
 def _build(checkpoint, task, norm_path, num_train, activation, ft_steps) -> Policy:

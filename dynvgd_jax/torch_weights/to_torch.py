@@ -1,13 +1,11 @@
 """Writes a policy folder as a DPPO file, so that nobody is locked in."""
 
-import os
 from pathlib import Path
 
 import torch
 
 from dynvgd_jax.diffusion.policy import BASE, FINE_TUNED, load_policy
-from dynvgd_jax.errors import UserError
-from dynvgd_jax.runs.folders import refuse_existing
+from dynvgd_jax.runs.durable import new_file, refuse_existing
 from dynvgd_jax.torch_weights.layouts import from_flax
 
 
@@ -20,8 +18,7 @@ def write_torch(folder: str, output: str | Path) -> None:
     Raises:
       UserError: there is no such policy, or `output` exists or cannot be written.
     """
-    output = Path(output).absolute()
-    refuse_existing(output)
+    refuse_existing(Path(output))
     policy = load_policy(folder)
     if policy.ft_denoising_steps:
         networks = {
@@ -39,12 +36,5 @@ def write_torch(folder: str, output: str | Path) -> None:
     content = {"epoch": 0, "model": state, "ema": state}
     if policy.ft_denoising_steps:
         content = {"itr": 0, "model": state}
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            torch.save(content, file)
-        os.rename(partial, output)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with new_file(output) as file:
+        torch.save(content, file)

@@ -55,6 +55,15 @@ def test_robomimic_round_trip_keeps_everything(tmp_path, episodes):
         assert_same(one, other)
 
 
+def test_an_operator_of_variable_length_is_not_read(tmp_path, episodes):
+    # Reading such strings from a damaged file can hang inside the HDF5 library.
+    write_robomimic(tmp_path / "demos.hdf5", episodes, {})
+    with h5py.File(tmp_path / "demos.hdf5", "a") as file:
+        file["data/demo_0"].attrs["operator"] = "careful"
+    found = read_robomimic(tmp_path / "demos.hdf5")
+    assert [e.operator for e in found] == ["", "hasty"]
+
+
 def test_robomimic_demonstrations_come_back_in_order_past_ten(tmp_path):
     many = [make_episode(2, seed=i) for i in range(12)]  # demo_10 sorts before demo_2
     write_robomimic(tmp_path / "demos.hdf5", many, {})
@@ -70,7 +79,7 @@ def test_robomimic_layout_by_hand(tmp_path, episodes):
         assert list(file["mask/valid"]) == [b"demo_1"]
         demo = file["data/demo_1"]
         assert demo.attrs["num_samples"] == 4
-        assert demo.attrs["operator"] == "hasty"
+        assert demo.attrs["operator"] == b"hasty"
         # 3 + 4 + 2 entries belong to the arm, the other 10 to the object
         obs, raw = demo["obs"], episodes[1].obs
         np.testing.assert_array_equal(obs["robot0_eef_pos"], raw[:, :3])

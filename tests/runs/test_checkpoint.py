@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from dynvgd_jax.errors import UserError
+from dynvgd_jax.runs import checkpoint
 from dynvgd_jax.runs.checkpoint import CheckpointStore, restore_tree, save_tree
 
 
@@ -108,9 +109,6 @@ def test_every_truncated_or_flipped_file_is_noticed(tmp_path):
                 file.unlink()
             else:
                 file.write_bytes(bad)
-            if file.name == "manifest.json" and bad == flipped:
-                bad = b"[" + good
-                file.write_bytes(bad)
             with pytest.raises(UserError) as caught:
                 restore_tree(tmp_path / "a", tree)
             assert "\n" not in str(caught.value)
@@ -124,15 +122,38 @@ def test_a_hand_edited_manifest_is_refused(tmp_path):
     content = json.loads(manifest.read_text())
     content["leaves"]["w"]["dtype"] = "int32"
     manifest.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        restore_tree(tmp_path / "a", {"w": jnp.ones(2, jnp.int32)})
+    content["digest"] = checkpoint._digest(content)
+    manifest.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"int32\[2\], expected float32\[2\]"):
         restore_tree(tmp_path / "a", {"w": jnp.ones(2)})
-    with pytest.raises(UserError, match=r"float32\[2\], expected int32\[2\]"):
+    with pytest.raises(UserError, match="not those of the manifest"):
         restore_tree(tmp_path / "a", {"w": jnp.ones(2, jnp.int32)})
     content["sha256"]["_METADATA"] = "0"
     content["leaves"]["w"]["dtype"] = "float32"
+    content["digest"] = checkpoint._digest(content)
     manifest.write_text(json.dumps(content))
     with pytest.raises(UserError, match="_METADATA missing or not as saved"):
         restore_tree(tmp_path / "a", {"w": jnp.ones(2)})
+
+
+def test_arrays_of_another_checkpoint_are_noticed_before_they_are_read(
+    tmp_path, monkeypatch
+):
+    """All checksums fit: a hostile file, whose arrays are larger than it says."""
+    save_tree(tmp_path / "a", {"w": jnp.ones(2)})
+    save_tree(tmp_path / "large", {"w": jnp.ones(20_000)})
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    other = json.loads((tmp_path / "large" / "manifest.json").read_text())
+    manifest["sha256"] = other["sha256"]
+    manifest["digest"] = checkpoint._digest(manifest)
+    (tmp_path / "large" / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(
+        "orbax.checkpoint.Checkpointer.restore", lambda *a, **k: pytest.fail("read")
+    )
+    with pytest.raises(UserError, match="not those of the manifest"):
+        restore_tree(tmp_path / "large", {"w": jnp.ones(2)})
 
 
 def test_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -178,7 +199,7 @@ def test_every_file_is_on_the_disk_before_the_folder_appears(tmp_path, monkeypat
     assert synced[-1] == tmp_path
 
 
-def test_store_keeps_the_last_two_and_no_threads(tmp_path):
+def test_store_keeps_what_it_is_told_and_no_threads(tmp_path):
     store = CheckpointStore(tmp_path / "checkpoints")
     assert store.latest() is None
     with pytest.raises(UserError, match="no checkpoint 5"):
@@ -186,6 +207,7 @@ def test_store_keeps_the_last_two_and_no_threads(tmp_path):
     for step in (800, 9_600, 48_000):  # 9600 > 800 as numbers, not as text
         store.save(step, {"w": jnp.full(1, float(step))})
     (tmp_path / "checkpoints" / ".99999.partial").mkdir()
+    store.keep([9_600, 48_000, 123])
     assert store.steps() == [9_600, 48_000]
     assert store.latest() == 48_000
     assert store.restore(9_600, {"w": jnp.ones(1)})["w"] == 9_600.0

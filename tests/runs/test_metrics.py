@@ -47,9 +47,9 @@ def test_eval_csv_by_hand(tmp_path):
         log.episodes(0, "base/randn", EPISODES[:1])
         log.episodes(24_000, "dynvgd/tanh_randn", EPISODES[1:])
     assert (tmp_path / "eval.csv").read_text() == (
-        "control_steps,policy,seed,success_any,success_chunk,return,length,fault\n"
-        "0,base/randn,11,1,0,-93.0,300,0\n"
-        "24000,dynvgd/tanh_randn,12,0,0,-300.1000061035156,300,1\n"
+        "control_steps,policy,seed,success_any,success_chunk,return,length\n"
+        "0,base/randn,11,1,0,-93.0,300\n"
+        "24000,dynvgd/tanh_randn,12,0,0,-300.1000061035156,300\n"
     )
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynvgd_jax.steering.ensemble import CriticEnsemble, init_ensemble
+from dynvgd_jax.steering.ensemble import FEW_ROWS, CriticEnsemble, init_ensemble
 from tests.steering import reference
 
 OBS, ACT, BATCH = 5, 6, 7
@@ -89,3 +89,23 @@ def test_vmapped_members_equal_a_loop(critics):
         np.testing.assert_allclose(
             single.apply(own, obs, act)[0], together[i], atol=1e-6
         )
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1])
+def test_gradients_of_few_and_of_many_rows(critics, rows):
+    """Up to FEW_ROWS rows the backward products are written another way."""
+    ensemble, params = critics
+    rng = np.random.default_rng(4)
+    obs, act = rng.normal(size=(rows, OBS)), rng.normal(size=(rows, ACT))
+    apply = lambda p, a: ensemble.apply(p, jnp.float32(obs), a)  # noqa: E731
+    q, pull_back = jax.vjp(apply, params, jnp.float32(act))
+    dq = rng.normal(size=q.shape)
+    of_params, of_action = pull_back(jnp.float32(dq))
+    x, expected = np.concatenate([obs, act], -1), np.zeros_like(act)
+    for i, critic in enumerate(reference.unstack(params)):
+        _, tape = reference.critic_forward(critic, x)
+        dx, grads = reference.critic_backward(critic, tape, dq[i])
+        expected += dx[:, OBS:]
+        kernel = of_params["params"]["critics"]["hidden_1"]["kernel"][i]
+        np.testing.assert_allclose(kernel, grads["hidden_1"]["kernel"], atol=5e-5)
+    np.testing.assert_allclose(of_action, expected, atol=5e-6)

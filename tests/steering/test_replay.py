@@ -51,6 +51,23 @@ def test_sampling_is_uniform():
     assert np.abs(counts - 10_000).max() < 433
 
 
+def test_a_share_of_each_batch_is_the_offline_transitions():
+    state = replay.init_replay(5, 3, 2, offline=numbered(range(1000, 1010)))
+    for first in (0, 3, 6):  # overwrites the buffer's own slots only
+        state = replay.add(state, numbered(range(first, first + 3)))
+    batch = jax.jit(replay.sample, static_argnums=(2, 3))(
+        state, jax.random.key(0), (20, 8), 3
+    )
+    n = np.asarray(batch.obs[..., 0])
+    assert n.shape == (20, 8)
+    assert set(np.unique(n[:, :3])) == set(range(1000, 1010))
+    assert set(np.unique(n[:, 3:])) == {4, 5, 6, 7, 8}
+    np.testing.assert_array_equal(batch.reward, n + 200)
+    np.testing.assert_array_equal(batch.next_obs[..., 2], n + 300)
+    everything = replay.sample(state, jax.random.key(0), (4,), 4)
+    assert everything.obs.min() >= 1000
+
+
 def test_jitted_add_equals_plain_add():
     plain = fast = replay.init_replay(7, 3, 2)
     add = jax.jit(replay.add)

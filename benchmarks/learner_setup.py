@@ -1,0 +1,144 @@
+"""What the learner's benchmarks share: a configuration's programs with random data."""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from dynvgd_jax.agent import build_method
+from dynvgd_jax.diffusion.policy import Policy, load_policy
+from dynvgd_jax.steering import replay as replay_lib
+from dynvgd_jax.steering.vgd import Vgd
+from dynvgd_jax.types import Transition
+
+PRESETS = {"published": "", "quick": "quick"}
+STORED = 20_000  # transitions in the buffer
+
+# The CPU's clock counts less of other work, but all threads together: with one thread
+# (taskset -c 0) it is what a busy machine can be asked.
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+Row = tuple[str, float, str]  # what, value, unit
+
+
+class Case(NamedTuple):
+    """One configuration of the learner, ready to be timed."""
+
+    name: str  # such as "square, DDIM 8, published"
+    config: ConfigDict
+    policy: Policy
+    method: Vgd
+
+
+def make_case(task: str, ddim_steps: int, size: str, utd: int = 0) -> Case:
+    """Returns the case of `configs/<task>_ddim<steps>.py`; `utd` 0 is the config's."""
+    module = importlib.import_module(f"configs.{task}_ddim{ddim_steps}")
+    config = module.get_config(PRESETS[size])
+    config.utd = utd or config.utd
+    policy = load_policy(f"builtin:{task}")
+    method = build_method(config, policy)
+    return Case(f"{task}, DDIM {ddim_steps}, {size}", config, policy, method)
+
+
+def case_flags(
+    description: str, tasks: str, ddim: str, utd: int
+) -> argparse.ArgumentParser:
+    """Returns the flags that choose cases, with these defaults."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--tasks", default=tasks)
+    parser.add_argument("--ddim", default=ddim)
+    parser.add_argument("--sizes", default=",".join(PRESETS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--utd", type=int, default=utd, help="0 is the config's")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--json", action="store_true", help="one object per line")
+    return parser
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """Returns the cases that the flags choose."""
+    for task in options.tasks.split(","):
+        for steps in map(int, options.ddim.split(",")):
+            for size in options.sizes.split(","):
+                yield make_case(task, steps, size, options.utd)
+
+
+def print_row(name: str, row: Row, as_json: bool) -> None:
+    """Prints one result as a line of text or as a JSON object."""
+    what, value, unit = row
+    value = float(f"{value:.4g}")
+    if as_json:
+        fields = {"task": name, "what": what, "value": value, "unit": unit}
+        print(json.dumps(fields), flush=True)
+    else:
+        print(f"{name:28} {what:44} {value:10.4g} {unit}", flush=True)
+
+
+def flat_action_dim(policy: Policy) -> int:
+    """Returns Ta * Da."""
+    return policy.chunk_len * policy.action_dim
+
+
+def random_transitions(policy: Policy, count: int, seed: int) -> Transition:
+    """Returns transitions of plausible size, `[count, ...]` float32 on the host."""
+    rng = np.random.default_rng(seed)
+
+    def uniform(*shape):
+        return rng.uniform(-1, 1, (count, *shape)).astype(np.float32)
+
+    return Transition(
+        obs=uniform(policy.obs_dim),
+        action=uniform(flat_action_dim(policy)),
+        reward=2 * uniform() - 2,
+        next_obs=uniform(policy.obs_dim),
+        done=(rng.random(count) < 0.01).astype(np.float32),
+    )
+
+
+def act_inputs(policy: Policy, num_envs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns random observations `[B, Do]` and start noise `[B, Ta, Da]`."""
+    rng = np.random.default_rng(num_envs)
+    obs = rng.uniform(-1, 1, (num_envs, policy.obs_dim))
+    noise = rng.normal(size=(num_envs, policy.chunk_len, policy.action_dim))
+    return obs.astype(np.float32), noise.astype(np.float32)
+
+
+class Learner:
+    """The compiled training call with its state, as the training loop holds it."""
+
+    def __init__(self, case: Case):
+        self.case, self.calls = case, 0
+        policy = case.policy
+        self.params = jax.device_put(policy.params)
+        self.state = jax.jit(case.method.init)(jax.random.key(0))
+        store = replay_lib.init_replay(STORED, policy.obs_dim, flat_action_dim(policy))
+        stored = random_transitions(policy, STORED, 0)
+        self.replay = jax.jit(replay_lib.add, donate_argnums=0)(store, stored)
+        self.fresh = random_transitions(policy, case.config.num_envs, 1)
+        self.key = jax.random.key(1)
+        lowered = jax.jit(case.method.update, donate_argnums=(0, 1)).lower(
+            *self._inputs()
+        )
+        self.compiled = lowered.compile()
+
+    def call(self) -> None:
+        """One training call, waited for."""
+        self.calls += 1
+        self.state, self.replay, _ = self.compiled(*self._inputs())
+        jax.block_until_ready(self.state)
+
+    def _inputs(self) -> tuple:
+        key = jax.random.fold_in(self.key, self.calls)
+        return self.state, self.replay, self.params, self.fresh, key, np.int32(0)

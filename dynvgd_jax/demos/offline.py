@@ -1,0 +1,177 @@
+"""Transitions from elsewhere for the replay buffer: from demonstrations, or as such."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dynvgd_jax.demos.dataset import (
+    Dataset,
+    is_hdf5,
+    load_dataset,
+    require_same_sizes,
+)
+from dynvgd_jax.envs.normalize import (
+    Normalization,
+    load_normalization,
+    normalize_action,
+    normalize_obs,
+    unnormalize_action,
+    unnormalize_obs,
+)
+from dynvgd_jax.errors import UserError
+from dynvgd_jax.types import Transition
+from dynvgd_jax.untrusted import load_npz, sha256
+
+# An npz of transitions, as the published code's offline data.
+ARRAYS = ("states", "states_next", "actions", "rewards", "terminals")
+
+
+class Offline(NamedTuple):
+    """What a file gave."""
+
+    transitions: Transition  # leading axis n, at least 1
+    sha256: str  # of the file
+
+
+def load_offline(
+    path: str | Path,
+    norm: Normalization,
+    chunk_len: int,
+    reward_offset: float,
+    task: str,
+) -> Offline:
+    """Reads transitions, scaled as the policy sees them.
+
+    Three kinds of file: robomimic's HDF5; DPPO's `train.npz`; an npz of transitions
+    with `states`, `states_next` `[n, Do]`, `actions` `[n, Ta * Da]` or `[n, Ta, Da]`,
+    `rewards` (of the chunk, offset subtracted) and `terminals` `[n]`. Where a
+    `normalization.npz` lies beside an npz, its values are rescaled from that to `norm`;
+    transitions without one are taken as scaled by `norm`.
+
+    Args:
+      path: the file.
+      norm: the policy's scale.
+      chunk_len: Ta.
+      reward_offset: subtracted from a demonstration's reward at every control step.
+      task: robosuite task, for messages.
+
+    Raises:
+      UserError: whatever does not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"config.replay.offline_dataset: no file {str(path)!r}, expected a "
+            "train.npz, a robomimic HDF5 or an npz of transitions"
+        )
+    is_demos = is_hdf5(path) or "states_next" not in load_npz(path, ["states_next"])
+    if is_demos:
+        data = load_dataset(path, task)
+        require_same_sizes(path, data.obs, data.actions, norm, "the base policy")
+        obs = _rescale_obs(data.normalization, norm, data.obs)
+        actions = _rescale_actions(data.normalization, norm, data.actions)
+        data = data._replace(obs=obs, actions=actions)
+        transitions = cut_transitions(str(path), data, chunk_len, reward_offset)
+    else:
+        transitions = _read_transitions(path, norm, chunk_len)
+    return Offline(transitions, sha256(path))
+
+
+def cut_transitions(
+    source: str, data: Dataset, chunk_len: int, reward_offset: float
+) -> Transition:
+    """Returns a transition for every start of a full chunk inside an episode.
+
+    A chunk that ends with the episode is terminal where its last step was rewarded:
+    success stays, so that all later rewards, less the offset of 1, are 0. Where it was
+    not, nobody knows what would have followed, and the chunk is left out.
+
+    Args:
+      source: what messages begin with.
+      data: demonstrations, scaled as the policy sees them.
+      chunk_len: Ta.
+      reward_offset: subtracted at every control step.
+
+    Raises:
+      UserError: no step has a reward, or no episode is long enough.
+    """
+    if not np.any(data.rewards):
+        raise UserError(
+            f"{source} holds no reward, so that critics can learn nothing from it; "
+            "give a file with rewards"
+        )
+    ends = np.repeat(np.cumsum(data.lengths), data.lengths)  # [steps], past the last
+    starts = np.arange(len(data.obs))
+    stops = starts + chunk_len
+    rewarded = data.rewards[ends - 1] > 0
+    keep = (stops < ends) | ((stops == ends) & rewarded)
+    starts, stops, ends = starts[keep], stops[keep], ends[keep]
+    if not len(starts):
+        raise UserError(
+            f"{source} holds no episode of {chunk_len} steps and a next one"
+        )
+    steps = starts[:, None] + np.arange(chunk_len)
+    done = stops == ends
+    reward = np.sum(data.rewards[steps] - reward_offset, axis=1, dtype=np.float64)
+    return Transition(
+        obs=data.obs[starts],
+        action=data.actions[steps].reshape(len(starts), -1),
+        reward=reward.astype(np.float32),
+        # A terminal chunk's is never used; its own last step stands there.
+        next_obs=data.obs[np.where(done, stops - 1, stops)],
+        done=done.astype(np.float32),
+    )
+
+
+def _read_transitions(path: Path, norm: Normalization, chunk_len: int) -> Transition:
+    found = load_npz(path, ARRAYS)
+    missing = [name for name in ARRAYS if name not in found]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; expected {ARRAYS}")
+    if any(array.dtype.kind not in "fiub" for array in found.values()):
+        raise UserError(f"{path} holds arrays that are no numbers; write it again")
+    found = {name: array.astype(np.float32) for name, array in found.items()}
+    count, action_dim = len(np.atleast_1d(found["rewards"])), len(norm.action_min)
+    chunk = (count, chunk_len, action_dim)
+    if found["actions"].shape == (count, chunk_len * action_dim):
+        found["actions"] = found["actions"].reshape(chunk)
+    states = (count, len(norm.obs_min))
+    expected = dict(
+        zip(ARRAYS, (states, states, chunk, (count,), (count,)), strict=True)
+    )
+    shapes = {name: found[name].shape for name in ARRAYS}
+    if shapes != expected or not count:
+        raise UserError(
+            f"{path}: found {shapes}, expected {expected} with at least one transition"
+        )
+    if not all(np.isfinite(array).all() for array in found.values()):
+        raise UserError(f"{path} holds values that are not finite; write it again")
+    scale = path.with_name("normalization.npz")
+    if scale.is_file():
+        old = load_normalization(scale)
+        require_same_sizes(path, found["states"], found["actions"][:, 0], old, scale)
+        for name in ("states", "states_next"):
+            found[name] = _rescale_obs(old, norm, found[name])
+        found["actions"] = _rescale_actions(old, norm, found["actions"])
+    return Transition(
+        obs=found["states"],
+        action=found["actions"].reshape(count, -1),
+        reward=found["rewards"],
+        next_obs=found["states_next"],
+        done=(found["terminals"] != 0).astype(np.float32),
+    )
+
+
+def _same(one: Normalization, other: Normalization) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _rescale_obs(old: Normalization, new: Normalization, obs: np.ndarray):
+    return obs if _same(old, new) else normalize_obs(new, unnormalize_obs(old, obs))
+
+
+def _rescale_actions(old: Normalization, new: Normalization, actions: np.ndarray):
+    if _same(old, new):
+        return actions
+    return normalize_action(new, unnormalize_action(old, actions))

@@ -1,0 +1,209 @@
+"""Offline transitions: chunks by hand, rescaling, and a run that mixes them in."""
+
+import jax
+import numpy as np
+import pytest
+
+from dynvgd_jax.config_check import num_offline
+from dynvgd_jax.demos.dataset import Dataset
+from dynvgd_jax.demos.files import DemoEpisode, write_dppo, write_robomimic
+from dynvgd_jax.demos.offline import cut_transitions, load_offline
+from dynvgd_jax.diffusion.policy import load_policy
+from dynvgd_jax.envs.normalize import (
+    Normalization,
+    normalize_action,
+    normalize_obs,
+    save_normalization,
+)
+from dynvgd_jax.errors import UserError
+from dynvgd_jax.resume import Saved
+from dynvgd_jax.steering import replay as replay_lib
+from dynvgd_jax.train import Run, train
+from tests.reach import ReachEnv
+from tests.test_train import VECTOR_STEP, random_policy, tiny
+
+ONE = np.ones(1, np.float32)
+UNIT = Normalization(-ONE, ONE, -ONE, ONE)
+
+
+def data(rewards, lengths):
+    steps = np.arange(len(rewards), dtype=np.float32)[:, None]
+    lengths = np.array(lengths)
+    return Dataset(steps, 10 * steps, np.float32(rewards), lengths, UNIT, {})
+
+
+def test_chunks_by_hand():
+    # Episode A: steps 0..3, its last rewarded; B: steps 4..6, never rewarded.
+    found = cut_transitions("x", data([0, 0, 0, 1, 0, 0, 0], [4, 3]), 2, 1.0)
+    # A: starts 0, 1, 2 (the last ends with success); B: start 4 only.
+    np.testing.assert_array_equal(found.obs[:, 0], [0, 1, 2, 4])
+    np.testing.assert_array_equal(found.action, [[0, 10], [10, 20], [20, 30], [40, 50]])
+    np.testing.assert_array_equal(found.reward, [-2, -2, -1, -2])
+    np.testing.assert_array_equal(found.done, [0, 0, 1, 0])
+    np.testing.assert_array_equal(found.next_obs[[0, 1, 3], 0], [2, 3, 6])
+
+
+def test_what_cannot_teach_is_refused():
+    with pytest.raises(UserError, match="holds no reward"):
+        cut_transitions("x", data([0, 0, 0], [3]), 2, 1.0)
+    with pytest.raises(UserError, match="no episode of 4 steps"):
+        cut_transitions("x", data([0, 0, 1], [3]), 4, 1.0)
+
+
+def demonstrations():
+    rng = np.random.default_rng(0)
+    rewards = np.zeros(12, np.float32)
+    rewards[-1] = 1
+    return [
+        DemoEpisode(
+            obs=rng.normal(size=(12, 23)).astype(np.float32),
+            actions=rng.uniform(-1, 1, (12, 7)).astype(np.float32),
+            rewards=rewards,
+            last_obs=np.zeros(23, np.float32),
+        )
+        for _ in range(3)
+    ]
+
+
+def test_demonstrations_are_rescaled_to_the_policys_scale(tmp_path):
+    episodes = demonstrations()
+    write_dppo(tmp_path, episodes)
+    write_robomimic(tmp_path / "x.hdf5", episodes, {})
+    low, high = np.full(23, -9, np.float32), np.full(23, 8, np.float32)
+    norm = Normalization(low, high, low[:7], high[:7])
+    for name in ("train.npz", "x.hdf5"):
+        found = load_offline(tmp_path / name, norm, 4, 1.0, "can").transitions
+        assert len(found.reward) == 3 * 9 and found.done.sum() == 3
+        expected = normalize_obs(norm, episodes[0].obs)
+        np.testing.assert_allclose(found.obs[:9], expected[:9], atol=1e-5)
+        np.testing.assert_allclose(found.next_obs[:8], expected[4:], atol=1e-5)
+        actions = normalize_action(norm, episodes[0].actions)
+        np.testing.assert_allclose(found.action[2], actions[2:6].ravel(), atol=1e-5)
+    with pytest.raises(UserError, match=r"\(23, 7\).*expected \(1, 1\)"):
+        load_offline(tmp_path / "train.npz", UNIT, 4, 1.0, "can")
+
+
+def transition_arrays(count=40, obs_dim=4, action_dim=2):
+    rng = np.random.default_rng(1)
+    return {
+        "states": rng.uniform(-1, 1, (count, obs_dim)),
+        "states_next": rng.uniform(-1, 1, (count, obs_dim)),
+        "actions": rng.uniform(-1, 1, (count, 4 * action_dim)),
+        "rewards": rng.uniform(-4, 0, count),
+        "terminals": rng.random(count) < 0.1,
+    }
+
+
+def reach_norm():
+    ones = [np.ones(n, np.float32) for n in (4, 2)]
+    return Normalization(-ones[0], ones[0], -ones[1], ones[1])
+
+
+def test_transitions_flat_or_not_and_rescaled(tmp_path):
+    arrays, norm = transition_arrays(), reach_norm()
+    np.savez(tmp_path / "flat.npz", **arrays)
+    np.savez(
+        tmp_path / "deep.npz",
+        **{**arrays, "actions": arrays["actions"].reshape(40, 4, 2)},
+    )
+    flat, deep = (
+        load_offline(tmp_path / f"{name}.npz", norm, 4, 1.0, "can").transitions
+        for name in ("flat", "deep")
+    )
+    for one, other in zip(flat, deep, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(flat.action, np.float32(arrays["actions"]))
+    np.testing.assert_array_equal(flat.done, arrays["terminals"])
+    # A scale beside the file: raw = 3 n here, then n = raw / 1 to the policy.
+    wide = Normalization(*(3 * vector for vector in norm))
+    save_normalization(tmp_path / "normalization.npz", wide)
+    found = load_offline(tmp_path / "flat.npz", norm, 4, 1.0, "can").transitions
+    np.testing.assert_allclose(found.next_obs, 3 * arrays["states_next"], atol=1e-5)
+    np.testing.assert_allclose(found.action, 3 * arrays["actions"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"states": np.zeros((40, 5))}, r"\(40, 5\)"),
+        ({"rewards": np.zeros((40, 1))}, r"\(40, 1\)"),
+        ({"actions": np.zeros((40, 6))}, r"\(40, 6\)"),
+        ({"states": np.full((40, 4), np.nan)}, "not finite"),
+        ({"terminals": np.array(["a"] * 40)}, "no numbers"),
+    ],
+)
+def test_bad_transitions_are_named(tmp_path, changes, message):
+    np.savez(tmp_path / "x.npz", **{**transition_arrays(), **changes})
+    with pytest.raises(UserError, match=message):
+        load_offline(tmp_path / "x.npz", reach_norm(), 4, 1.0, "can")
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return random_policy(tmp_path_factory.mktemp("policy") / "policy")
+
+
+def config_of(policy, path, **changes):
+    changes |= {"replay.offline_dataset": str(path), "replay.offline_share": 0.25}
+    changes |= {"eval.episodes": 2, "eval.num_envs": 2}
+    changes |= {"eval.noises": ("tanh_randn",)}
+    changes |= {"first_rollout_env_steps": 2 * VECTOR_STEP}
+    changes |= {"eval.every_env_steps": 100 * VECTOR_STEP}
+    return tiny(policy, **changes)
+
+
+def critic_loss(folder):
+    from tests.test_resume import scalars
+
+    return scalars(folder)["train/critic_loss"]
+
+
+@pytest.mark.slow
+def test_a_run_learns_from_them_and_resumes_bit_for_bit(policy, tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, **transition_arrays())
+    short, long = 4 * VECTOR_STEP, 8 * VECTOR_STEP
+    often = {"log.every_env_steps": VECTOR_STEP}
+    whole = config_of(policy, path, total_env_steps=long, **often)
+    train(whole, tmp_path / "whole", make_env=ReachEnv)
+    part = config_of(policy, path, total_env_steps=short, **often)
+    train(part, tmp_path / "part", make_env=ReachEnv)
+    moved = path.rename(tmp_path / "moved.npz")
+    again = config_of(policy, moved, total_env_steps=long, **often)
+    train(again, tmp_path / "part", make_env=ReachEnv, resume=True)
+    assert critic_loss(tmp_path / "part") == critic_loss(tmp_path / "whole")
+    without = config_of(policy, "", total_env_steps=short, **often)
+    train(without, tmp_path / "without", make_env=ReachEnv)
+    first = [critic_loss(tmp_path / name)[0] for name in ("whole", "without")]
+    assert first[0] != first[1]
+    np.savez(path, **transition_arrays(41))
+    other = config_of(policy, path, total_env_steps=2 * long, **often)
+    with pytest.raises(UserError, match="began with other offline transitions"):
+        train(other, tmp_path / "part", make_env=ReachEnv, resume=True)
+
+
+def test_the_arrays_reach_the_buffer_and_other_ones_stop_a_resumed_run(
+    policy, tmp_path
+):
+    path, arrays = tmp_path / "x.npz", transition_arrays()
+    np.savez(path, **arrays)
+    run = Run(
+        config_of(policy, path), tmp_path / "run", load_policy(policy), ReachEnv, None
+    )
+    try:
+        replay = run._allocate_replay()
+    finally:
+        run.close()
+    np.testing.assert_array_equal(replay.offline.obs, np.float32(arrays["states"]))
+    assert num_offline(run.config) == 4  # a quarter of 16
+    found = replay_lib.sample(replay, jax.random.key(0), (8,), 8).reward
+    assert set(found.tolist()) <= set(np.float32(arrays["rewards"]).tolist())
+    notes = {"offline_sha256": "0" * 64}
+    with pytest.raises(UserError, match="began with other offline transitions"):
+        run._load_offline(Saved(0, notes))
+
+
+def test_a_missing_file_is_named_before_the_run_begins(policy, tmp_path):
+    with pytest.raises(UserError, match="no file '/nowhere"):
+        train(config_of(policy, "/nowhere.npz"), tmp_path / "run", make_env=ReachEnv)
+    assert not (tmp_path / "run").exists()
