@@ -1,10 +1,9 @@
 """Saves and restores trees of arrays with Orbax: exactly, or not at all.
 
 A saved folder holds `arrays/` (Orbax, OCDBT) and `manifest.json` with the shape and
-dtype of every leaf and the SHA-256 of every file, itself
-included. Orbax alone may restore a tree whose
-keys differ from the template's without a word, and it does not notice every damage; so
-both are compared here before Orbax reads anything.
+dtype of every leaf and the SHA-256 of every file, itself included. Orbax alone may
+restore a tree whose keys differ from the template's without a word, and it does not
+notice every damage; so both are compared here before Orbax reads anything.
 """
 
 import errno
