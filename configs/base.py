@@ -27,6 +27,9 @@ def get_config() -> ConfigDict:
     config.ddim_steps = 8
     # Seed of everything that is drawn in training.
     config.seed = 0
+    # Seeds that train side by side in one program, `seed` and those that follow, each
+    # with its own environments, replay buffer and folder. Published: 1.
+    config.num_seeds = 1
     # Matrix products of policy and critics in "float32" (as published), "tf32" (NVIDIA
     # GPUs; float32 elsewhere) or "bfloat16"; parameters, sums and Adam stay float32.
     config.precision = "float32"
@@ -46,6 +49,9 @@ def get_config() -> ConfigDict:
 
     # Gradient steps per training call; one call follows every vector step. Published.
     config.utd = 20
+    # Whether a training call runs while the environments step and so cannot draw this
+    # step's transitions. Published: no, it waits for them.
+    config.overlap = False
     # Transitions per gradient step. Published.
     config.batch_size = 512
     # Adam's step size, constant. Published.

@@ -38,6 +38,7 @@ _RANGES = {
     "seed": (0, _SEED_END),
     "total_env_steps": (1, COUNT_END),
     "num_envs": (1, 4096),
+    "num_seeds": (1, 1024),
     "first_rollout_env_steps": (0, COUNT_END),
     "reward_offset": (-1e6, 1e6),
     "utd": (1, 100_000),
@@ -95,6 +96,11 @@ def check_train(config: ConfigDict) -> None:
             f"than first_rollout_env_steps = {config.first_rollout_env_steps}; raise "
             "the one or lower the other"
         )
+    if config.seed + config.num_seeds - 1 > _SEED_END:
+        raise UserError(
+            f"config.seed: found {config.seed}, expected at most "
+            f"{_SEED_END + 1 - config.num_seeds} for num_seeds = {config.num_seeds}"
+        )
     if config.replay.offline_dataset and not num_offline(config):
         raise UserError(
             f"config.replay.offline_share: found {config.replay.offline_share}, "
@@ -102,6 +108,20 @@ def check_train(config: ConfigDict) -> None:
             "that replay.offline_dataset is used"
         )
     _check_base_policy(config)
+
+
+def own_envs(num_envs: int, num_processes: int) -> int:
+    """Returns how many of a seed's training environments each process steps.
+
+    Raises:
+      UserError: they cannot be shared equally.
+    """
+    if num_envs % num_processes:
+        raise UserError(
+            f"config.num_envs: found {num_envs}, expected a multiple of "
+            f"{num_processes}, the number of processes that share them"
+        )
+    return num_envs // num_processes
 
 
 def num_offline(config: ConfigDict) -> int:

@@ -12,52 +12,84 @@ from dynvgd_jax.config_check import num_offline
 from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import ddim_schedule
+from dynvgd_jax.parallel import Placement
 from dynvgd_jax.precision import with_precision
 from dynvgd_jax.steering import replay as replay_lib
-from dynvgd_jax.steering.vgd import Vgd, start_noise
+from dynvgd_jax.steering.replay import ReplayState
+from dynvgd_jax.steering.vgd import start_noise
+
+# The offline transitions are the same for all seeds.
+REPLAY_AXES = ReplayState(data=0, cursor=0, size=0, offline=None)
 
 
 class Programs(NamedTuple):
-    """The compiled functions of a run."""
+    """The compiled functions of a run; what is per seed is a sequence.
 
-    decode: Callable  # (noise kind, params, obs, key, seeds, chunk_index) -> chunk
-    act: Callable  # (learner, params, obs, key, seeds, chunk_index, env_steps)
+    Outputs of the last three are as `Placement.collect` takes them.
+    """
+
+    decode: Callable  # (noise kind, obs, key, seeds, chunk_index) -> chunk
+    act_one: Callable  # one seed's (learner, obs, key, seeds, chunk_index, env_steps)
+    put: Callable  # learners per seed -> the learner that `act` and `update` take
     init_replay: Callable  # (capacity, obs_dim, flat_action_dim, offline) -> replay
-    store: Callable  # (replay, transitions) -> replay
-    update: Callable  # see steering.vgd.make_vgd
+    store: Callable  # (replay, transitions per seed) -> replay
+    # (learner, obs, key, seeds, chunk_index, all per seed, env_steps)
+    # -> (chunks, metrics)
+    act: Callable
+    # (learner, replay, keys per seed, env_steps) -> (learner, metrics)
+    update: Callable
 
 
-def compile_programs(config: ConfigDict, policy: Policy, method: Vgd) -> Programs:
-    """Returns the run's functions, compiled on first use, states donated."""
+def compile_programs(
+    config: ConfigDict, policy: Policy, placement: Placement
+) -> Programs:
+    """Returns the run's functions, compiled on first use, states donated.
+
+    Raises:
+      UserError: batches or environments cannot be shared by the devices.
+    """
+    parallel.require_shares(
+        placement,
+        **{
+            "batch_size": config.batch_size,
+            "num_envs": config.num_envs,
+            "replay.offline_share x batch_size": num_offline(config),
+        },
+    )
     schedule = ddim_schedule(policy.schedule, config.ddim_steps)
     chunk_shape = (policy.chunk_len, policy.action_dim)
+    method = build_method(config, policy, placement)
 
     def decode(kind, params, obs, key, seeds, chunk_index):
         noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
         eps_fn = policy.eps_fn_maker(schedule)(params)
         return ddim_decode(eps_fn, schedule, noise, obs)[0]
 
-    @jax.jit
     def act(learner, params, obs, key, seeds, chunk_index, env_steps):
         kind = config.acting_noise
         noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
         return method.act(learner, params, obs, noise, env_steps)
 
-    num_devices = jax.local_device_count()
-    sizes = {
-        "batch_size": config.batch_size,
-        "num_envs": config.num_envs,
-        "replay.offline_share x batch_size": num_offline(config),
-    }
-    parallel.require_shares(num_devices, **sizes)
-    shard = build_method(config, policy, num_devices)
     learning = parallel.compile_learning(
-        num_devices, replay_lib.init_replay, replay_lib.add, shard.update
+        placement,
+        REPLAY_AXES,
+        init_replay=replay_lib.init_replay,
+        add=replay_lib.add,
+        update=method.update,
+        act=act,
     )
+    params = learning.replicate(policy.params)
+    local_params = parallel.local(params)
+    decode = jax.jit(with_precision(decode, config.precision), static_argnums=0)
+    act_one = jax.jit(act)
     return Programs(
-        decode=jax.jit(with_precision(decode, config.precision), static_argnums=0),
-        act=lambda learner, *inputs: act(learning.local(learner), *inputs),
+        decode=lambda kind, *inputs: decode(kind, local_params, *inputs),
+        act_one=lambda learner, *inputs: act_one(learner, local_params, *inputs),
+        put=learning.put,
         init_replay=learning.init_replay,
         store=learning.store,
-        update=learning.update,
+        act=lambda learner, *inputs: learning.act(learner, params, *inputs),
+        update=lambda learner, replay, *inputs: learning.update(
+            learner, replay, params, *inputs
+        ),
     )

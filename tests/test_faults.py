@@ -118,7 +118,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_one_line_and_its_last_checkpoi
     assert "what was saved before is kept; free space" in str(caught.value)
     assert "\n" not in str(caught.value)
     small.free()
-    assert find_saved(folder / "run", toy_config).env_steps == 15 * VECTOR_STEP
+    assert find_saved([folder / "run"], [toy_config])[0].env_steps == 15 * VECTOR_STEP
     train(toy_config, folder / "run", make_env=ReachEnv, resume=True)
     assert_equal_runs(folder / "run", finished_run)
 
@@ -207,12 +207,12 @@ def damages(path):
 def test_every_damage_of_every_file_is_noticed(toy_config, finished_run, tmp_path):
     folder = shutil.copytree(finished_run, tmp_path / "run")
     newest, before = 24 * VECTOR_STEP, 20 * VECTOR_STEP
-    assert find_saved(folder, toy_config).env_steps == newest
+    assert find_saved([folder], [toy_config])[0].env_steps == newest
     kinds = {"before": 0, "none": 0}
     for path in list(checkpoint_files(folder, newest)):
         for damage in damages(path):
             try:
-                found = find_saved(folder, toy_config).env_steps
+                found = find_saved([folder], [toy_config])[0].env_steps
                 assert found == before, (path, damage)
                 kinds["before"] += 1
             except UserError as error:  # a file that both need
@@ -220,7 +220,7 @@ def test_every_damage_of_every_file_is_noticed(toy_config, finished_run, tmp_pat
                 kinds["none"] += 1
     # 3 each of two manifests, the notes, Orbax' files and the newest segment
     assert kinds["before"] >= 3 * 8 and kinds["none"] >= 3
-    assert find_saved(folder, toy_config).env_steps == newest
+    assert find_saved([folder], [toy_config])[0].env_steps == newest
 
 
 def test_a_file_that_cannot_be_read_falls_back(
@@ -235,7 +235,7 @@ def test_a_file_that_cannot_be_read_falls_back(
         return original(path)
 
     monkeypatch.setattr(checkpoint, "sha256", sha256)
-    assert find_saved(finished_run, toy_config).env_steps == before
+    assert find_saved([finished_run], [toy_config])[0].env_steps == before
     assert f"checkpoint {newest} cannot be used: " in caplog.text
 
 
@@ -288,10 +288,10 @@ def test_other_versions_are_named(toy_config, finished_run, tmp_path, caplog):
     versions = folder / "versions.json"
     found = versions.read_text()
     versions.write_text(found.replace('"mujoco": "3.3.7"', '"mujoco": "3.3.6"'))
-    find_saved(folder, toy_config)
+    find_saved([folder], [toy_config])
     assert "resuming with mujoco: 3.3.6 -> 3.3.7" in caplog.text
     versions.write_text("{")
-    find_saved(folder, toy_config)
+    find_saved([folder], [toy_config])
     assert "resuming with unknown versions" in caplog.text
 
 
@@ -305,7 +305,7 @@ def broken_learner(monkeypatch, at_call: int):
         def update(*inputs):
             nonlocal calls
             calls += 1
-            learner, *rest = programs.update(*inputs)
+            learner, metrics = programs.update(*inputs)
             if calls == at_call:
                 leaves, tree = jax.tree.flatten(learner.critic.params)
                 leaves[0] = leaves[0].at[(0,) * leaves[0].ndim].set(np.nan)
@@ -313,7 +313,7 @@ def broken_learner(monkeypatch, at_call: int):
                     params=jax.tree.unflatten(tree, leaves)
                 )
                 learner = learner._replace(critic=critic)
-            return learner, *rest
+            return learner, metrics
 
         return programs._replace(update=update)
 

@@ -82,7 +82,9 @@ def gains(folder, base_policy, name, scale):
     found = []
     for seed in SEEDS:
         config = run_config(base_policy, seed, scale)
-        before, after = train(config, folder / f"{name}{seed}", make_env=ReachEnv)
+        ((before, after),) = train(
+            config, folder / f"{name}{seed}", make_env=ReachEnv
+        ).values()
         assert before.policy == "base/tanh_randn"
         assert after.policy == "dynvgd/tanh_randn"
         found.append(after.mean_return - before.mean_return)

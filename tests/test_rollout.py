@@ -13,10 +13,10 @@ from dynvgd_jax.rollout import (
     max_chunks,
 )
 from dynvgd_jax.types import ChunkResult
-from tests.reach import ReachEnv
+from tests.reach import LazyEnv, ReachEnv
 
 
-class ScriptedEnv:
+class ScriptedEnv(LazyEnv):
     """Successes per control step come from a table; obs tells seed and chunk."""
 
     obs_dim, action_dim, chunk_len = 2, 1, 2
@@ -169,7 +169,7 @@ def test_collector_ends_an_episode_at_a_fault():
     collector = Collector(env, run_seed=0, reward_offset=1.0)
     transition, (result,) = collector.step(np.zeros((1, 2, 1)))
     assert transition.done[0] == 1 and result.fault and not result.success_any
-    assert collector.next_episode == 2
+    assert collector.books.episode[0] == 1
 
 
 def test_episode_seeds_do_not_depend_on_the_number_of_environments():

@@ -54,7 +54,7 @@ class Vgd(NamedTuple):
 
     init: Callable[..., LearnerState]
     act: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-    update: Callable[..., tuple[LearnerState, ReplayState, dict[str, jax.Array]]]
+    update: Callable[..., tuple[LearnerState, dict[str, jax.Array]]]
     learn: Callable[..., tuple[LearnerState, dict[str, jax.Array]]]
 
 
@@ -72,9 +72,8 @@ def make_vgd(
     - `init(key) -> LearnerState`
     - `act(state, policy_params, obs [B, Do], noise [B, Ta, Da], env_steps) ->
       (chunk [B, Ta, Da], guide/* scalars)`: the guided decode of exactly that noise.
-    - `update(state, replay, policy_params, fresh, key, env_steps) -> (state, replay,
-      train/* scalars)`: stores the transitions `fresh`, then takes `utd` gradient
-      steps, each on its own batch.
+    - `update(state, replay, policy_params, key, env_steps) -> (state, train/*
+      scalars)`: the training call, `utd` gradient steps, each on its own batch.
     - `learn(state, policy_params, batches, noise [utd, B, Ta, Da], env_steps) ->
       (state, train/* scalars)`: the gradient steps of `update` on given batches.
 
@@ -141,14 +140,12 @@ def make_vgd(
         )
         return x0, summarise(stats, obs, q_fn, config.guidance, scale)
 
-    def update(state, replay, policy_params, fresh: Transition, key, env_steps):
-        replay = replay_lib.add(replay, fresh)
+    def update(state, replay: ReplayState, policy_params, key, env_steps):
         sample_key, noise_key = jax.random.split(key)
         shape = (config.utd, config.batch_size)
         batches = replay_lib.sample(replay, sample_key, shape, config.num_offline)
         noise = jax.random.normal(noise_key, (*shape, *chunk_shape))
-        state, metrics = learn(state, policy_params, batches, noise, env_steps)
-        return state, replay, metrics
+        return learn(state, policy_params, batches, noise, env_steps)
 
     def learn(state, policy_params, batches: Transition, noise, env_steps):
         shape = (config.utd, config.batch_size)
