@@ -13,6 +13,7 @@ from tests.reach import PowerCutError, ReachEnv, breaking
 from tests.same_run import arrays, assert_equal_runs, scalars
 from tests.test_train import VECTOR_STEP, random_policy, tiny
 
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 SEEDS = 2
 
 
@@ -31,6 +32,7 @@ def run(tmp_path_factory, config):
     return folder
 
 
+@pytest.mark.slow
 def test_every_seed_leaves_what_its_own_run_leaves(run, config, tmp_path):
     assert sorted(path.name for path in run.iterdir()) == ["seed3", "seed4"]
     alone = read_config(run / "seed4")
@@ -65,6 +67,7 @@ def test_a_seed_can_be_loaded_and_goes_on_alone(run, config, tmp_path):
     assert load_agent(tmp_path / "alone").env_steps == more.total_env_steps
 
 
+@pytest.mark.slow
 def test_broken_off_between_the_seeds_it_goes_on_bit_for_bit(run, config, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(PowerCutError):  # steps are counted over both seeds
