@@ -104,6 +104,9 @@ def get_config() -> ConfigDict:
     # Transitions (action chunks) kept, oldest overwritten first. Published; memory is
     # reserved for what total_env_steps can fill, no more.
     config.replay.capacity = 10_000_000
+    # Where they are kept: "device" as published, or "host", whose batches are drawn by
+    # the CPU and sent for every training call (other batches, as another seed has).
+    config.replay.memory = "device"
     # Transitions from elsewhere beside the run's own: DPPO's train.npz, robomimic's
     # HDF5, or an npz of transitions (docs/checkpoints.md); "" is none. Published.
     config.replay.offline_dataset = ""

@@ -25,6 +25,7 @@ CHOICES = {
     "target_reduce": ("min", "mean"),
     "guidance.time_anneal": ("linear", "cosine", "off"),
     "guidance.reduce": ("min", "mean"),
+    "replay.memory": ("device", "host"),
     "env.engine": ("compiled", "exact", "robosuite"),
 }
 TASKS_WITH_POLICY = ("lift", "can", "square")

@@ -161,17 +161,68 @@ def require_shares(placement: Placement, **sizes: int) -> None:
             )
 
 
+def _over_seeds(placement: Placement, function: Callable, in_axes, out_axes):
+    if placement.group_seeds == 1:
+        return function
+    return jax.vmap(function, in_axes, out_axes)
+
+
+def _over_devices(placement: Placement, function: Callable, in_axes, out, donate=()):
+    if placement.num_devices == 1:
+        return jax.jit(function, donate_argnums=donate)
+    return jax.pmap(
+        function,
+        AXIS,
+        in_axes=in_axes,
+        out_axes=out,
+        devices=_devices(placement),
+        donate_argnums=donate,
+    )
+
+
+def compile_replay(
+    placement: Placement, axes: PyTree, init_replay: Callable, add: Callable
+) -> tuple[Callable, Callable]:
+    """Returns `init` and `store` of replay buffers on all devices, state donated.
+
+    Args:
+      placement: from `place`.
+      axes: which leaves of the state differ between seeds, as `in_axes` of vmap.
+      init_replay: `(capacity, obs_dim, flat_action_dim, offline) -> state` of one seed
+        on one device, which gets all of the offline transitions.
+      add: `(state, transitions) -> state`.
+
+    Returns:
+      `init`, called as `init_replay` with the capacity of all of a seed's devices, and
+      `store(state, transitions per seed) -> state`, each a tree of NumPy arrays.
+    """
+
+    def init(capacity, obs_dim, flat_action_dim, offline=None):
+        shard = -(-capacity // placement.group_devices)
+        if placement.lead == ():
+            return init_replay(shard, obs_dim, flat_action_dim, offline)
+
+        def init_one(_, offline):
+            return init_replay(shard, obs_dim, flat_action_dim, offline)
+
+        init_all = _over_seeds(placement, init_one, (0, None), axes)
+        init_all = _over_devices(placement, init_all, (0, None), 0)
+        return init_all(np.zeros(placement.lead), offline)
+
+    add_all = _over_seeds(placement, add, (axes, 0), axes)
+    store = _over_devices(placement, add_all, (0, 0), 0, (0,))
+    return init, lambda state, fresh: store(state, placement.share(fresh))
+
+
 class Learning(NamedTuple):
-    """The compiled functions that touch every device; states are donated.
+    """The compiled functions of learners; states are donated.
 
     What is said to be per seed is a sequence with one entry a seed.
     """
 
     replicate: Callable  # tree -> the same on all devices
     put: Callable  # trees, one a seed -> one, spread, as `update` takes and gives it
-    init_replay: Callable  # (capacity, obs_dim, flat_action_dim, offline) -> replay
-    store: Callable  # (replay, transitions per seed) -> replay
-    # (learner, replay, policy_params, keys per seed, env_steps) -> (learner, metrics)
+    # (learner, data, policy_params, keys per seed, env_steps) -> (learner, metrics)
     update: Callable
     # (learner, policy_params, obs, key, seeds, chunk_index, all per seed, env_steps)
     # -> (chunks, metrics)
@@ -179,13 +230,7 @@ class Learning(NamedTuple):
 
 
 def compile_learning(
-    placement: Placement,
-    replay_axes: PyTree,
-    *,
-    init_replay: Callable,
-    add: Callable,
-    update: Callable,
-    act: Callable,
+    placement: Placement, data_axes: PyTree, *, update: Callable, act: Callable
 ) -> Learning:
     """Returns the functions of `Learning` from those of one seed on one device.
 
@@ -193,61 +238,32 @@ def compile_learning(
 
     Args:
       placement: from `place`.
-      replay_axes: which of the replay state's leaves differ between seeds, as `in_axes`
-        of vmap.
-      init_replay: `(capacity, obs_dim, flat_action_dim, offline) -> replay`; each
-        device gets all of the offline transitions.
-      add: `(replay, transitions) -> replay`.
-      update: `(learner, replay, policy_params, key, env_steps) -> (learner, metrics)`,
+      data_axes: which leaves of `data` differ between seeds, as `in_axes` of vmap.
+      update: `(learner, data, policy_params, key, env_steps) -> (learner, metrics)`,
         the training call, which averages with `placement.average`.
       act: `(learner, policy_params, obs, key, seeds, chunk_index, env_steps) ->
         (chunk, metrics)`.
     """
     spread = 0 if placement.num_groups > 1 else None  # pmap's axis of what is spread
 
-    def over_seeds(function, in_axes, out_axes):
-        if placement.group_seeds == 1:
-            return function
-        return jax.vmap(function, in_axes, out_axes)
-
-    def over_devices(function, in_axes, out_axes, donate=()):
-        if placement.num_devices == 1:
-            return jax.jit(function, donate_argnums=donate)
-        return jax.pmap(
-            function,
-            AXIS,
-            in_axes=in_axes,
-            out_axes=out_axes,
-            devices=_devices(placement),
-            donate_argnums=donate,
-        )
-
-    def init_all(capacity, obs_dim, flat_action_dim, offline=None):
-        shard = -(-capacity // placement.group_devices)
-
-        def init_one(_, offline):
-            return init_replay(shard, obs_dim, flat_action_dim, offline)
-
-        init = over_devices(over_seeds(init_one, (0, None), replay_axes), (0, None), 0)
-        return init(np.zeros(placement.lead), offline)
-
-    store = over_devices(
-        over_seeds(add, (replay_axes, 0), replay_axes), (0, 0), 0, (0,)
-    )
-
-    def update_shard(learner, replay, policy_params, key, env_steps):
+    def update_shard(learner, data, policy_params, key, env_steps):
         key = placement.own_key(key)
-        return update(learner, replay, policy_params, key, env_steps)
+        return update(learner, data, policy_params, key, env_steps)
 
-    update_all = over_devices(
-        over_seeds(update_shard, (0, replay_axes, None, 0, None), (0, 0)),
-        (spread, 0, None, spread, None),
-        (spread, spread),
-        (0,),
-    )
-    act_all = over_seeds(act, (0, None, 0, 0, 0, 0, None), (0, 0))
+    axes = (0, data_axes, None, 0, None)
+    update_all = _over_seeds(placement, update_shard, axes, (0, 0))
+    axes = (spread, 0, None, spread, None)
+    update_all = _over_devices(placement, update_all, axes, (spread, spread), (0,))
+
+    def call_update(learner, data, policy_params, keys, env_steps):
+        # of several processes pmap takes arrays only
+        inputs = placement.spread(keys), np.int32(env_steps)
+        return update_all(learner, data, policy_params, *inputs)
+
+    axes = (0, None, 0, 0, 0, 0, None)
+    act_all = _over_seeds(placement, act, axes, (0, 0))
     if placement.num_groups > 1:  # each group for its own seeds
-        act_all = over_devices(act_all, (0, None, 0, 0, 0, 0, None), (0, 0))
+        act_all = _over_devices(placement, act_all, axes, (0, 0))
     else:  # the first device alone
         act_all = jax.jit(act_all)
 
@@ -257,20 +273,13 @@ def compile_learning(
         inputs = map(placement.spread, (obs, key, seeds, chunk_index))
         return act_all(learner, policy_params, *inputs, env_steps)
 
-    def call_update(learner, replay, policy_params, keys, env_steps):
-        # of several processes pmap takes arrays only
-        inputs = placement.spread(keys), np.int32(env_steps)
-        return update_all(learner, replay, policy_params, *inputs)
-
     replicate = _make_replicate(placement)
     put = replicate
     if placement.num_groups > 1:
-        put = over_devices(lambda tree: tree, 0, 0)
+        put = _over_devices(placement, lambda tree: tree, 0, 0)
     return Learning(
         replicate=replicate,
         put=lambda per_seed: put(placement.spread(per_seed)),
-        init_replay=init_replay if placement.lead == () else init_all,
-        store=lambda replay, fresh: store(replay, placement.share(fresh)),
         update=call_update,
         act=call_act,
     )

@@ -14,29 +14,24 @@ from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.parallel import Placement
 from dynvgd_jax.precision import with_precision
-from dynvgd_jax.steering import replay as replay_lib
-from dynvgd_jax.steering.replay import ReplayState
+from dynvgd_jax.replay_memory import REPLAY_AXES
 from dynvgd_jax.steering.vgd import start_noise
-
-# The offline transitions are the same for all seeds.
-REPLAY_AXES = ReplayState(data=0, cursor=0, size=0, offline=None)
 
 
 class Programs(NamedTuple):
     """The compiled functions of a run; what is per seed is a sequence.
 
-    Outputs of the last three are as `Placement.collect` takes them.
+    Outputs of the last two are as `Placement.collect` takes them.
     """
 
     decode: Callable  # (noise kind, obs, key, seeds, chunk_index) -> chunk
     act_one: Callable  # one seed's (learner, obs, key, seeds, chunk_index, env_steps)
     put: Callable  # learners per seed -> the learner that `act` and `update` take
-    init_replay: Callable  # (capacity, obs_dim, flat_action_dim, offline) -> replay
-    store: Callable  # (replay, transitions per seed) -> replay
     # (learner, obs, key, seeds, chunk_index, all per seed, env_steps)
     # -> (chunks, metrics)
     act: Callable
-    # (learner, replay, keys per seed, env_steps) -> (learner, metrics)
+    # (learner, data, keys per seed, env_steps) -> (learner, metrics); `data` is what
+    # replay_memory gives
     update: Callable
 
 
@@ -70,12 +65,17 @@ def compile_programs(
         noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
         return method.act(learner, params, obs, noise, env_steps)
 
+    def learn(learner, batches, params, key, env_steps):
+        # [B, utd, ...]: devices share the first axis
+        batches = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), batches)
+        noise = jax.random.normal(key, (*batches.reward.shape, *chunk_shape))
+        return method.learn(learner, params, batches, noise, env_steps)
+
+    on_device = config.replay.memory == "device"
     learning = parallel.compile_learning(
         placement,
-        REPLAY_AXES,
-        init_replay=replay_lib.init_replay,
-        add=replay_lib.add,
-        update=method.update,
+        REPLAY_AXES if on_device else 0,
+        update=method.update if on_device else learn,
         act=act,
     )
     params = learning.replicate(policy.params)
@@ -86,10 +86,8 @@ def compile_programs(
         decode=lambda kind, *inputs: decode(kind, local_params, *inputs),
         act_one=lambda learner, *inputs: act_one(learner, local_params, *inputs),
         put=learning.put,
-        init_replay=learning.init_replay,
-        store=learning.store,
         act=lambda learner, *inputs: learning.act(learner, params, *inputs),
-        update=lambda learner, replay, *inputs: learning.update(
-            learner, replay, params, *inputs
+        update=lambda learner, data, *inputs: learning.update(
+            learner, data, params, *inputs
         ),
     )

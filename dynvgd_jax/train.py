@@ -20,6 +20,7 @@ from dynvgd_jax.errors import UserError
 from dynvgd_jax.evaluate import evaluate, evaluation_seeds
 from dynvgd_jax.parallel import place
 from dynvgd_jax.programs import compile_programs
+from dynvgd_jax.replay_memory import DeviceReplay, HostReplay, reserve_replay
 from dynvgd_jax.resume import Saved, find_saved, lock_runs
 from dynvgd_jax.rollout import ActFn
 from dynvgd_jax.runs.clocks import Clocks, Due
@@ -37,8 +38,7 @@ from dynvgd_jax.seed_run import (
     seed_configs,
     seed_folders,
 )
-from dynvgd_jax.steering import replay as replay_lib
-from dynvgd_jax.steering.replay import ReplayState
+from dynvgd_jax.steering.replay import transition_nbytes
 from dynvgd_jax.types import EpisodeResult, Transition, VectorEnv
 
 log = logging.getLogger(__name__)
@@ -326,7 +326,7 @@ class Run:
                 for seed in self.seeds
             ]
         self._start_rollouts(chunks)
-        self.replay = self.programs.store(self.replay, self._finish_rollouts())
+        self.replay.store(self._finish_rollouts())
 
     def _act_and_update(self) -> None:
         """One vector step of the steered policy and one training call.
@@ -343,9 +343,9 @@ class Run:
         self._start_rollouts(chunks)
         if self.config.overlap:
             train_metrics = self._update(self.env_steps + self.vector_step)
-            self.replay = self.programs.store(self.replay, self._finish_rollouts())
+            self.replay.store(self._finish_rollouts())
         else:
-            self.replay = self.programs.store(self.replay, self._finish_rollouts())
+            self.replay.store(self._finish_rollouts())
             with self.clocks.measure("update"):
                 train_metrics = self._update(self.env_steps)
                 jax.block_until_ready(self.learner)
@@ -354,8 +354,9 @@ class Run:
     def _update(self, env_steps: int) -> dict[str, jax.Array]:
         """Starts the training call that belongs to `env_steps` on the devices."""
         keys = [seed.update_key(env_steps) for seed in self.seeds]
+        data = self.replay.training_input(keys)
         self.learner, metrics = self.programs.update(
-            self.learner, self.replay, keys, env_steps
+            self.learner, data, keys, env_steps
         )
         return metrics
 
@@ -407,20 +408,17 @@ class Run:
         stored = self.seeds[0].stored_transitions
         if not stored:
             return
-        shards = self.placement.group_devices
-        capacity = self.replay.data.reward.shape[-1]
-        flat_dim = self.policy.chunk_len * self.policy.action_dim
-        own = processes.own_share(shards)
+        replay, policy = self.replay, self.policy
+        shape = (replay.num_shards, replay.shard_capacity)
+        flat_dim = policy.chunk_len * policy.action_dim
         rings = [
             jax.tree.map(
-                lambda leaf: leaf[own],
-                seed.stored_rings(shards, capacity, self.policy.obs_dim, flat_dim),
+                lambda leaf: leaf[replay.own_shards],
+                seed.stored_rings(*shape, policy.obs_dim, flat_dim),
             )
             for seed in self.seeds
         ]
-        self.replay = replay_lib.refill(
-            self.replay, self.placement.share(rings), stored // shards
-        )
+        replay.refill(rings, stored // replay.num_shards)
 
     def _load_offline(self) -> Offline | None:
         """Reads the offline transitions; a resumed run's must be those it began with.
@@ -449,23 +447,24 @@ class Run:
                 )
         return offline
 
-    def _allocate_replay(self) -> ReplayState:
+    def _allocate_replay(self) -> DeviceReplay | HostReplay:
         """Reserves what the run can fill, now rather than hours later."""
         steps = -(-self.config.total_env_steps // self.vector_step)
         capacity = min(self.config.replay.capacity, steps * self.config.num_envs)
         capacity = max(capacity, self.config.num_envs)
         flat_dim = self.policy.chunk_len * self.policy.action_dim
-        size = capacity * replay_lib.transition_nbytes(self.policy.obs_dim, flat_dim)
+        size = capacity * transition_nbytes(self.policy.obs_dim, flat_dim)
         times = f"{len(self.seeds)} x " if len(self.seeds) > 1 else ""
         self.progress.message(
-            f"replay buffer: {times}{capacity:,} transitions, {size / 1e6:,.0f} MB"
+            f"replay buffer: {times}{capacity:,} transitions, {size / 1e6:,.0f} MB of "
+            f"{self.config.replay.memory} memory"
         )
         if self.offline is not None:
             count = len(self.offline.transitions.reward)
             self.progress.message(f"offline transitions: {count:,}")
         offline = self.offline and self.offline.transitions
-        init_replay = self.programs.init_replay
-        return init_replay(capacity, self.policy.obs_dim, flat_dim, offline)
+        sizes = (capacity, self.policy.obs_dim, flat_dim, offline)
+        return reserve_replay(self.config, self.placement, *sizes)
 
     def _evaluate(self, label: str, act: ActFn) -> list[EpisodeResult]:
         """Returns the evaluation's episodes; every process plays its share."""

@@ -20,8 +20,7 @@ import numpy as np
 
 from dynvgd_jax import parallel
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
-from dynvgd_jax.programs import REPLAY_AXES
-from dynvgd_jax.steering import replay as replay_lib
+from dynvgd_jax.replay_memory import REPLAY_AXES, DeviceReplay
 from dynvgd_jax.steering import td, vgd
 from dynvgd_jax.steering.ensemble import CriticEnsemble
 from dynvgd_jax.steering.guidance import Guidance
@@ -107,12 +106,7 @@ def learning_of(placement):
         return method.act(learner, params, obs, noise, env_steps)
 
     return parallel.compile_learning(
-        placement,
-        REPLAY_AXES,
-        init_replay=replay_lib.init_replay,
-        add=replay_lib.add,
-        update=method.update,
-        act=act,
+        placement, REPLAY_AXES, update=method.update, act=act
     )
 
 
@@ -120,16 +114,17 @@ def compiled_learning(num_devices):
     """Three training calls as `train.py` makes them: replicas, shards, sizes."""
     placement = parallel.place(1, num_devices)
     learning = learning_of(placement)
-    replay = learning.init_replay(98, toy.OBS_DIM, toy.FLAT)
+    replay = DeviceReplay(placement, 98, toy.OBS_DIM, toy.FLAT, None)
     first = transitions(0, ENVS)
-    replay = learning.store(replay, [first])
+    replay.store([first])
     params = learning.replicate(toy.to_jax(toy.weights()))
     state = learning.put([make().init(jax.random.key(0))])
     for call in range(3):
-        replay = learning.store(replay, [transitions(call, ENVS)])
+        replay.store([transitions(call, ENVS)])
         state, metrics = learning.update(
-            state, replay, params, [jax.random.key(call)], 0
+            state, replay.state, params, [jax.random.key(call)], 0
         )
+    replay = replay.state
     stored = np.asarray(replay.data.obs)
     rows = ENVS // num_devices
     local = placement.take(state, 0)
@@ -167,11 +162,11 @@ def several_seeds(first_seed, num_seeds, num_devices):
     seeds = range(first_seed, first_seed + num_seeds)
     params = learning.replicate(toy.to_jax(toy.weights()))
     state = learning.put([make().init(jax.random.key(seed)) for seed in seeds])
-    replay = learning.init_replay(40, toy.OBS_DIM, toy.FLAT)
+    replay = DeviceReplay(placement, 40, toy.OBS_DIM, toy.FLAT, None)
     for call in range(6):  # the buffers overflow
-        replay = learning.store(replay, [transitions((s, call), ENVS) for s in seeds])
+        replay.store([transitions((s, call), ENVS) for s in seeds])
         keys = [jax.random.key(100 * s + call) for s in seeds]
-        state, metrics = learning.update(state, replay, params, keys, 0)
+        state, metrics = learning.update(state, replay.state, params, keys, 0)
     inputs = (
         [transitions((s, 99), ENVS).obs for s in seeds],
         [jax.random.key(s) for s in seeds],

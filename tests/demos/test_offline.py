@@ -192,7 +192,7 @@ def test_the_arrays_reach_the_buffer_and_other_ones_stop_a_resumed_run(
     config, loaded = config_of(policy, path), load_policy(policy)
     run = Run(config, [tmp_path / "run"], [config], loaded, ReachEnv)
     try:
-        replay = run._allocate_replay()
+        replay = run._allocate_replay().state
     finally:
         run.close()
     np.testing.assert_array_equal(replay.offline.obs, np.float32(arrays["states"]))
