@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.torch_learner import TorchLearner, make_critics
 from dynvgd_jax.diffusion.network import DiffusionMLP, init_params
-from dynvgd_jax.diffusion.policy import make_eps_fn
+from dynvgd_jax.diffusion.policy import decode_eps_fn
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
 from dynvgd_jax.steering import replay as replay_lib
 from dynvgd_jax.steering import td, vgd
@@ -29,7 +29,7 @@ def test_acting_and_training_call_agree_with_ours():
         Guidance(scale=0.05, last_k=2), td.TdConfig(0.9), 1e-3, BATCH, UTD
     )
     ensemble = CriticEnsemble(num=3, width=16, depth=2)
-    make = lambda params: make_eps_fn(network, params)  # noqa: E731
+    make = lambda params: decode_eps_fn(network, params)  # noqa: E731
     method = vgd.make_vgd(config, ensemble, schedule, make, OBS, CHUNK)
     state = method.init(jax.random.key(1))
     tensors = {
