@@ -100,7 +100,7 @@ class Placement(NamedTuple):
         return first.reshape(self.num_seeds, *rest)
 
     def take(self, placed: PyTree, seed_index: int) -> PyTree:
-        """Returns a seed's part of a spread tree of device arrays, on one device."""
+        """Returns a seed's part of a spread tree of device arrays, on device 0."""
         group, place = divmod(seed_index, self.group_seeds)
 
         def one(leaf):
@@ -111,7 +111,10 @@ class Placement(NamedTuple):
                 leaf = leaf[0] if self.num_groups > 1 else leaf
             return leaf if self.group_seeds == 1 else leaf[place]
 
-        return jax.tree.map(one, placed)
+        own = jax.tree.map(one, placed)
+        if self.num_groups > 1:
+            own = jax.device_put(own, jax.local_devices()[0])
+        return own
 
     def average(self, tree: PyTree) -> PyTree:
         """Returns the mean of `tree` over the group, the same bits on each device."""
