@@ -53,7 +53,7 @@ def test_acting_and_training_call_agree_with_ours():
 
     sample_key, noise_key = jax.random.split(key)
     batches = replay_lib.sample(replay, sample_key, (UTD, BATCH))
-    noise = np.asarray(jax.random.normal(noise_key, (UTD, BATCH, *CHUNK)))
+    noise = np.array(jax.random.normal(noise_key, (UTD, BATCH, *CHUNK)))
     losses = []
     for i in range(UTD):
         batch = Transition(*(torch.from_numpy(np.array(leaf[i])) for leaf in batches))
