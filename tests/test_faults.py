@@ -14,13 +14,14 @@ import pytest
 from dynvgd_jax import load_agent
 from dynvgd_jax import train as train_module
 from dynvgd_jax.errors import UserError
+from dynvgd_jax.evaluate import evaluation_seeds
 from dynvgd_jax.resume import ResumeStore, find_saved
 from dynvgd_jax.runs import checkpoint
 from dynvgd_jax.runs.durable import AppendFile
 from dynvgd_jax.runs.lock import LOCK_FILE, FolderLock
 from dynvgd_jax.train import train
 from tests.reach import PowerCutError, ReachEnv, acting_at, breaking
-from tests.same_run import assert_equal_runs
+from tests.same_run import assert_equal_runs, scalars
 from tests.test_train import MANY_CHECKPOINTS, VECTOR_STEP, tiny
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -380,6 +381,30 @@ def test_nan_from_an_environment_is_named_and_never_stored(
         train(toy_config, tmp_path / "run", make_env=Broken)
     train(toy_config, tmp_path / "run", make_env=ReachEnv, resume=True)
     assert_equal_runs(tmp_path / "run", finished_run)
+
+
+def test_episodes_with_broken_physics_are_counted_as_failed(toy_config, tmp_path):
+    """As robosuite's environments report it: no reward, no success, and no end."""
+
+    class Breaking(ReachEnv):
+        def reset(self, indices, seeds):
+            self.odd = getattr(self, "odd", np.zeros(self.num_envs, bool))
+            self.odd[indices] = np.asarray(seeds) % 2 == 1
+            return super().reset(indices, seeds)
+
+        def step(self, indices, actions):
+            result = super().step(indices, actions)
+            broken = self.odd[indices]
+            result.reward[broken], result.success[broken] = 0, False
+            return result._replace(fault=broken)
+
+    folder = tmp_path / "run"
+    ((base, *_),) = train(toy_config, folder, make_env=Breaking).values()
+    seeds = evaluation_seeds(toy_config.eval.seed, toy_config.eval.episodes)
+    assert base.faults == np.sum(seeds % 2 == 1) > 0
+    points = scalars(folder)
+    assert points["eval_base/randn/faults"][0][1] == base.faults
+    assert points["train/faults"][-1][1] > 0
 
 
 def test_a_second_process_cannot_resume_it(toy_config, finished_run, tmp_path):
