@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import launch
+from dynvgd_jax.errors import UserError
 
 ROOT = Path(launch.__file__).parent
 SQUARE = f"--config={ROOT}/configs/square_ddim8.py"
@@ -75,6 +76,15 @@ def test_resume_goes_to_training_and_may_have_a_folder(outside, jobs, capsys):
     assert jobs[0][3:] == (("resume", True),)
     demos = SQUARE.replace("square_ddim8", "square_demos")
     assert "--resume is for training runs" in fail(capsys, demos, "--resume")
+
+
+def test_seeds_share_a_folder(outside, jobs):
+    seeds = ["--config.num_seeds=5", "--config.seed=2"]
+    launch.main(["launch.py", SQUARE + ":quick", *seeds])
+    assert jobs[0][2] == Path("runs/square_ddim8-quick-seeds2-6")
+    too_many = ["--config.num_seeds=2", "--config.seed=2147483647"]
+    with pytest.raises(UserError, match=r"config\.seed: found 2147483647, expected"):
+        launch.parse(["launch.py", SQUARE, *too_many])
 
 
 def test_preset_workdir_and_tuples(outside, jobs):

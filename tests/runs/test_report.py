@@ -9,8 +9,11 @@ from rich.console import Console
 
 from dynvgd_jax.runs.report import (
     Progress,
+    Summary,
     duration_text,
+    mean_text,
     print_results,
+    print_seed_means,
     success_text,
     summarise,
     wilson,
@@ -141,3 +144,18 @@ def test_summary_and_table():
     for word in ("0.405 [0.339, 0.474]", "48,000", "dynvgd/tanh_randn", "faults"):
         assert word in text
     assert math.isnan(summarise(0, "base/randn", []).mean_return)
+
+
+def test_means_over_seeds_by_hand():
+    """Standard error 0.1 / sqrt(3) = 0.0577; t(0.975, 2) = 4.303: +- 0.248."""
+    assert mean_text([0.5, 0.6, 0.7]) == "0.600 [0.352, 0.848]"
+    assert mean_text([0.0, 0.5, 1.0]) == "0.500 [0.000, 1.000]"
+    summaries = {
+        seed: [Summary(64, "vgd/randn", 10, wins, wins, -3.0 - seed, 20.0, 0)]
+        for seed, wins in ((0, 5), (1, 6), (2, 7))
+    }
+    file = io.StringIO()
+    print_seed_means(summaries, Console(file=file))
+    text = file.getvalue()
+    assert "mean of 3 seeds" in text and "0.600 [0.352, 0.848]" in text
+    assert "0.500 to 0.700" in text and "-4.0" in text
