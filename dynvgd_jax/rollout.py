@@ -14,7 +14,7 @@ ActFn = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 # Streams of episode seeds: training with seed 1 never sees an episode of evaluation
 # with seed 1.
-TRAIN_STREAM, EVAL_STREAM = 0, 1
+TRAIN_STREAM, EVAL_STREAM, AUDIT_STREAM = 0, 1, 2
 
 
 def episode_seed(stream: int, seed: int, episode: int) -> int:

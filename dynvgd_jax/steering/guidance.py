@@ -95,6 +95,32 @@ def dynamic_weight(q: jax.Array, td_error: jax.Array, guidance: Guidance) -> jax
     return jnp.clip(w, WEIGHT_MIN, 1.0)
 
 
+def value_gradient(
+    q_fn: Callable[[jax.Array, jax.Array], jax.Array],
+    reduce: str,
+    obs: jax.Array,
+    flat: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the combined value's gradient `[B, Ta*Da]`, q `[N, B]` and value `[B]`.
+
+    One ensemble forward and one input-backward give all three.
+
+    Args:
+      q_fn: `(obs [B, Do], flat action [B, Ta*Da]) -> q [N, B]`.
+      reduce: key of REDUCERS.
+      obs: `[B, Do]`.
+      flat: `[B, Ta*Da]`, where the gradient is taken.
+    """
+
+    def summed_value(flat):
+        q = q_fn(obs, flat)
+        value = REDUCERS[reduce](q)
+        return jnp.sum(value), (q, value)
+
+    grad, (q, value) = jax.grad(summed_value, has_aux=True)(flat)
+    return grad, q, value
+
+
 def make_guide_fn(
     guidance: Guidance,
     ddim_steps: int,
@@ -114,18 +140,10 @@ def make_guide_fn(
       weight_on: [] bool; False sets w = 1 (before `weight_warmup_env_steps`).
     """
     anneal = ANNEALS[guidance.time_anneal]
-    reduce = REDUCERS[guidance.reduce]
-
-    def summed_value(flat, obs):
-        q = q_fn(obs, flat)
-        value = reduce(q)
-        return jnp.sum(value), (q, value)
 
     def guide_fn(obs, z, k):
         flat = z.reshape(z.shape[0], -1)
-        # One ensemble forward and one input-backward: the auxiliary output carries the
-        # values that the weight and the statistics need.
-        grad, (q, value) = jax.grad(summed_value, has_aux=True)(flat, obs)
+        grad, q, value = value_gradient(q_fn, guidance.reduce, obs, flat)
         lam = scale * anneal(k, ddim_steps)
         if guidance.dynamic:
             w = jnp.where(weight_on, dynamic_weight(q, td_error, guidance), 1.0)
