@@ -38,9 +38,13 @@ def get_config() -> ConfigDict:
     # Control steps by the unguided policy before the first training call. Published as
     # 1501 vector steps: 1501 x 8 environments x 4.
     config.first_rollout_env_steps = 48_032
-    # Start noise of acting: "tanh_randn" as published, or "randn". TD targets always
-    # start from randn, as published.
+    # Start noise of acting: "tanh_randn" as published, or "randn".
     config.acting_noise = "tanh_randn"
+    # Whether a training episode ends with its first wholly successful chunk, stored as
+    # done: with reward_offset 1 nothing is lost or left to earn afterwards, and the
+    # control steps saved go into other episodes. Published: no, only the time limit
+    # ends one. Evaluation always plays to the time limit.
+    config.end_at_success = False
     # Subtracted from the environment's reward at every control step. Published.
     config.reward_offset = 1.0
 
@@ -58,6 +62,13 @@ def get_config() -> ConfigDict:
     config.target_clip = 400.0
     # Target critics combined by "min" (published) or "mean".
     config.target_reduce = "min"
+    # Action chunks whose rewards a TD target sums up before it bootstraps; fewer at an
+    # episode's end and for the newest transitions. Offline transitions reach over 1.
+    # Published: 1.
+    config.target_n_step = 1
+    # Start noise of the action in a TD target, "randn" (published) or "tanh_randn":
+    # critics learn the value of the policy that acts from this noise.
+    config.target_noise = "randn"
 
     config.critic = ConfigDict()
     # Independent critics: Dynamic VGD 4, VGD 2. Published.
@@ -74,6 +85,10 @@ def get_config() -> ConfigDict:
     # lambda: size of the step along the value gradient, in normalised action units per
     # unit of gradient; 0 switches guidance off. Published.
     config.guidance.scale = 0.005
+    # "published": the step is lambda times w times the gradient; "trust_region": times
+    # its direction alone, so that lambda is the step's length, as norm over the chunk
+    # in normalised action units, however steep Q is.
+    config.guidance.scale_mode = "published"
     # Guided DDIM steps, counted from the last; 0 guides all of them. Published.
     config.guidance.last_k = 3
     # Factor of lambda at DDIM step k of K: "linear" (k+1)/K, "cosine"

@@ -20,6 +20,7 @@ from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.settings import read_config
 from dynvgd_jax.steering.ensemble import CriticEnsemble
 from dynvgd_jax.steering.guidance import Guidance
+from dynvgd_jax.steering.replay import Window
 from dynvgd_jax.steering.td import TdConfig
 from dynvgd_jax.steering.vgd import LearnerState, Vgd, VgdConfig, make_vgd
 
@@ -44,6 +45,7 @@ def build_method(config: ConfigDict, policy: Policy, num_devices: int = 1) -> Vg
         options = options._replace(
             batch_size=options.batch_size // num_devices,
             num_offline=options.num_offline // num_devices,
+            window=options.window._replace(stride=config.num_envs // num_devices),
         )
         parts = {"average": mean_over_devices}
     method = make_vgd(
@@ -62,6 +64,7 @@ def method_options(config: ConfigDict) -> VgdConfig:
     """Returns the static choices of `config.method`."""
     guidance = Guidance(
         scale=0.0 if config.method == "base" else config.guidance.scale,
+        scale_mode=config.guidance.scale_mode,
         last_k=config.guidance.last_k,
         time_anneal=config.guidance.time_anneal,
         reduce=config.guidance.reduce,
@@ -85,6 +88,8 @@ def method_options(config: ConfigDict) -> VgdConfig:
         guidance_warmup_updates=config.guidance.warmup_updates,
         weight_warmup_env_steps=config.guidance.weight_warmup_env_steps,
         num_offline=num_offline(config),
+        window=Window(config.target_n_step, config.num_envs, config.gamma),
+        target_noise=config.target_noise,
     )
 
 

@@ -23,8 +23,10 @@ CHOICES = {
     "acting_noise": ("tanh_randn", "randn"),
     "precision": ("float32", "tf32", "bfloat16"),
     "target_reduce": ("min", "mean"),
+    "target_noise": ("tanh_randn", "randn"),
     "guidance.time_anneal": ("linear", "cosine", "off"),
     "guidance.reduce": ("min", "mean"),
+    "guidance.scale_mode": ("published", "trust_region"),
     "env.engine": ("compiled", "exact", "robosuite"),
 }
 TASKS_WITH_POLICY = ("lift", "can", "square")
@@ -46,6 +48,7 @@ _RANGES = {
     "gamma": (0.0, 1.0),
     "target_tau": (0.0, 1.0),
     "target_clip": (0.0, 1e9),
+    "target_n_step": (1, 1000),
     "critic.num": (1, 1024),
     "critic.width": (1, 65536),
     "critic.depth": (1, 64),

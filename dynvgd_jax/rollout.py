@@ -137,8 +137,15 @@ class Collector:
     Holds the state that a resumed run needs (`books`, `obs`, `next_episode`).
     """
 
-    def __init__(self, env: VectorEnv, run_seed: int, reward_offset: float):
+    def __init__(
+        self,
+        env: VectorEnv,
+        run_seed: int,
+        reward_offset: float,
+        end_at_success: bool = False,
+    ):
         self.env = env
+        self.end_at_success = end_at_success
         self.run_seed = run_seed
         self.reward_offset = reward_offset
         self.books = Books.empty(env.num_envs)
@@ -157,14 +164,17 @@ class Collector:
     def step(self, chunks: np.ndarray) -> tuple[Transition, list[EpisodeResult]]:
         """Executes `chunks [N, Ta, Da]`; returns N transitions and finished episodes.
 
-        The time limit is stored as `done`, as the published code does; the next
-        observation of an episode's end is the terminal one.
+        The time limit is stored as `done`, as the published code does, and so is a
+        wholly successful chunk with `end_at_success`; the next observation of an
+        episode's end is the terminal one.
         """
         everyone = np.arange(self.env.num_envs)
         result = self.env.step(everyone, chunks)
         require_finite(result, everyone, self.books)
         self.books.enter(everyone, result, self.reward_offset)
         done = (self.books.chunks >= max_chunks(self.env)) | result.fault
+        if self.end_at_success:
+            done |= result.success.all(axis=1)
         transition = Transition(
             obs=self.obs.copy(),
             action=chunks.reshape(len(chunks), -1).astype(np.float32),

@@ -194,7 +194,9 @@ class Run:
         if self.learner is None:
             init_key = jax.random.fold_in(self.key, INIT_KEY)
             self.learner = jax.jit(self.method.init)(init_key)
-        self.collector = Collector(self.env, config.seed, config.reward_offset)
+        self.collector = Collector(
+            self.env, config.seed, config.reward_offset, config.end_at_success
+        )
         if config.method != "base":
             self.replay = self._allocate_replay()
         if self.saved is not None:

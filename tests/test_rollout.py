@@ -182,3 +182,16 @@ def test_episode_seeds_do_not_depend_on_the_number_of_environments():
             seeds += [r.seed for r in collector.step(np.zeros((num_envs, 2, 1)))[1]]
         played[num_envs] = seeds
     assert played[1] == played[2] == played[4]
+
+
+@pytest.mark.parametrize("end_at_success", [False, True])
+def test_success_ends_a_training_episode_only_where_it_shall(end_at_success):
+    env = ScriptedEnv(1, [[0, 1], [1, 1], [1, 1]], max_steps=6)
+    collector = Collector(env, 0, reward_offset=1.0, end_at_success=end_at_success)
+    steps = [collector.step(np.zeros((1, 2, 1), np.float32)) for _ in range(3)]
+    done = [transition.done[0] for transition, _ in steps]
+    # Half a chunk of success ends nothing; the second chunk is wholly successful.
+    assert done == ([0, 1, 0] if end_at_success else [0, 0, 1])
+    (ended,) = steps[1 if end_at_success else 2][1]
+    assert ended.success_chunk and ended.length == (4 if end_at_success else 6)
+    assert ended.episode_return == -1.0  # nothing is lost after success

@@ -62,6 +62,7 @@ class Plan(NamedTuple):
     seed: int
     gamma: float  # per chunk
     reward_offset: float
+    end_at_success: bool = False  # as training episodes did
 
     def variants(self) -> list[tuple[str, float]]:
         """The (kind, length) of the V first chunks that each drawn chunk gives."""
@@ -217,7 +218,7 @@ def play(
     """Executes every first chunk M times and continues until the time limit.
 
     As in training, the time limit and a fault end an episode and nothing is added for
-    what would have followed; success ends nothing.
+    what would have followed; so does success where the plan says so.
 
     Args:
       env: any number of environments; their states are overwritten.
@@ -269,7 +270,10 @@ def _play_wave(env, act, states, plan, state, ids, chunk, outcomes, wave) -> Non
         outcomes.length[jobs] += 1
         outcomes.fault[jobs] = result.fault
         discount *= plan.gamma
-        slots = slots[(books.chunks[slots] < limit) & ~result.fault]
+        ended = (books.chunks[slots] >= limit) | result.fault
+        if plan.end_at_success:
+            ended |= result.success.all(axis=1)
+        slots = slots[~ended]
         if len(slots):
             chunks = np.asarray(act(obs, ids[padded], books.chunks))
 

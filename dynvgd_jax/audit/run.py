@@ -62,7 +62,14 @@ def run_audit(
     noise = noise or config.acting_noise
     subject = make_subject(agent, noise, seed)
     plan = Plan(
-        states, chunks, repeats, lengths, seed, config.gamma, config.reward_offset
+        states,
+        chunks,
+        repeats,
+        lengths,
+        seed,
+        config.gamma,
+        config.reward_offset,
+        config.end_at_success,
     )
     make_env = make_env or functools.partial(_robosuite_env, agent, num_threads)
     env = make_env(num_envs)

@@ -21,7 +21,7 @@ from dynvgd_jax.steering.guidance import (
     make_guide_fn,
     summarise,
 )
-from dynvgd_jax.steering.replay import ReplayState
+from dynvgd_jax.steering.replay import ReplayState, Window
 from dynvgd_jax.steering.td import CriticState, TdConfig
 from dynvgd_jax.types import PyTree, Transition
 
@@ -47,6 +47,8 @@ class VgdConfig(NamedTuple):
     guidance_warmup_updates: int = 0  # gradient steps over which lambda ramps up
     weight_warmup_env_steps: int = 0  # control steps before w is applied
     num_offline: int = 0  # of each batch, transitions that replay.offline gives
+    window: Window = Window()  # chunks that a transition of the buffer reaches over
+    target_noise: str = "randn"  # key of START_NOISES, start of the targets' decode
 
 
 class Vgd(NamedTuple):
@@ -145,8 +147,11 @@ def make_vgd(
         replay = replay_lib.add(replay, fresh)
         sample_key, noise_key = jax.random.split(key)
         shape = (config.utd, config.batch_size)
-        batches = replay_lib.sample(replay, sample_key, shape, config.num_offline)
+        batches = replay_lib.sample(
+            replay, sample_key, shape, config.num_offline, config.window
+        )
         noise = jax.random.normal(noise_key, (*shape, *chunk_shape))
+        noise = START_NOISES[config.target_noise](noise)
         state, metrics = learn(state, policy_params, batches, noise, env_steps)
         return state, replay, metrics
 

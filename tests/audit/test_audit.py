@@ -226,3 +226,7 @@ def test_states_come_from_before_success_and_faults_end_a_rollout():
     left = np.where(even, 5, analytic.CHUNKS) - few.chunk_index
     np.testing.assert_array_equal(outcomes.length[:, 0, 0, 0], left)
     assert outcomes.success.all()
+    plan = plan._replace(end_at_success=True)
+    outcomes = branch.play(env, act, few, first, plan, lambda *r: None)
+    np.testing.assert_array_equal(outcomes.length[:, 0, 0, 0], 3 - few.chunk_index)
+    assert outcomes.success.all() and not outcomes.fault.any()

@@ -85,6 +85,26 @@ def test_scan_equals_a_python_loop_over_whole_decodes():
     np.testing.assert_array_equal(replay.data.obs[100:105], fresh.obs)
 
 
+def test_update_learns_from_the_window_and_the_noise_that_are_configured():
+    config, ensemble, _ = make(utd=1)
+    window = replay_lib.Window(steps=4, stride=ENVS, gamma=0.9)
+    config = config._replace(window=window, target_noise="tanh_randn")
+    method = vgd.make_vgd(
+        config, ensemble, SCHEDULE, toy.make_eps_fn, toy.OBS_DIM, toy.CHUNK
+    )
+    params, state = toy.to_jax(toy.weights()), method.init(jax.random.key(0))
+    key, fresh = jax.random.key(7), transitions(1, ENVS)
+    out, _, _ = method.update(state, filled_replay(), params, fresh, key, 0)
+    sample_key, noise_key = jax.random.split(key)
+    store = replay_lib.add(filled_replay(), fresh)
+    batches = replay_lib.sample(store, sample_key, (1, BATCH), 0, window)
+    noise = jnp.tanh(jax.random.normal(noise_key, (1, BATCH, *toy.CHUNK)))
+    expected, _ = method.learn(state, params, batches, noise, 0)
+    jax.tree.map(np.testing.assert_array_equal, out, expected)
+    plain = replay_lib.sample(store, sample_key, (1, BATCH))
+    assert not np.array_equal(plain.reward, batches.reward)
+
+
 def test_every_gradient_step_sees_its_own_batch():
     """Two steps on one batch, or a reused noise, would give equal metrics."""
     losses = []
