@@ -38,6 +38,13 @@ def get_config() -> ConfigDict:
     # Control steps by the unguided policy before the first training call. Published as
     # 1501 vector steps: 1501 x 8 environments x 4.
     config.first_rollout_env_steps = 48_032
+    config.explore = ConfigDict()
+    # Start noises of the first rollouts; episodes take turns. Empty is acting_noise.
+    # Published (empty).
+    config.explore.noises = ()
+    # Action chunks for which an episode of the first rollouts keeps its start noise;
+    # episodes take turns here as well. Published: (1,), a new noise for every chunk.
+    config.explore.hold_chunks = (1,)
     # Start noise of acting: "tanh_randn" as published, or "randn".
     config.acting_noise = "tanh_randn"
     # Whether a training episode ends with its first wholly successful chunk, stored as
@@ -45,6 +52,9 @@ def get_config() -> ConfigDict:
     # control steps saved go into other episodes. Published: no, only the time limit
     # ends one. Evaluation always plays to the time limit.
     config.end_at_success = False
+    # Whether targets bootstrap at the time limit. Observations hold no clock, so that
+    # without it the end of a failed episode looks as good as success. Published: no.
+    config.bootstrap_at_time_limit = False
     # Subtracted from the environment's reward at every control step. Published.
     config.reward_offset = 1.0
 
@@ -77,6 +87,10 @@ def get_config() -> ConfigDict:
     config.critic.width = 2048
     # Hidden layers, each Linear, LayerNorm, Tanh. Published.
     config.critic.depth = 3
+    # Standard deviation, in normalised action units, of Gaussian noise that is added to
+    # the actions of each batch, clipped to [-1, 1] afterwards: the critics learn a
+    # value that is smooth over that distance. Published: 0.
+    config.critic.action_noise = 0.0
     # Where the critics start: the folder of a run, or of one of its checkpoints, whose
     # critics, targets, moments and counts are taken over; "" is fresh ones. Published.
     config.initial_critics = ""
@@ -91,6 +105,9 @@ def get_config() -> ConfigDict:
     config.guidance.scale_mode = "published"
     # Guided DDIM steps, counted from the last; 0 guides all of them. Published.
     config.guidance.last_k = 3
+    # Start noises decoded (and guided) per chunk, of which acting takes the one whose
+    # chunk has the highest value. TD targets decode one. Published: 1.
+    config.guidance.candidates = 1
     # Factor of lambda at DDIM step k of K: "linear" (k+1)/K, "cosine"
     # 0.5 - 0.5 cos(pi (k+1)/K), "off" 1. The published YAML says `off`, unquoted, which
     # YAML reads as false, so the published runs used "linear"; this follows the runs.

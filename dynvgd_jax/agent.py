@@ -89,6 +89,7 @@ def method_options(config: ConfigDict) -> VgdConfig:
         weight_warmup_env_steps=config.guidance.weight_warmup_env_steps,
         num_offline=num_offline(config),
         window=Window(config.target_n_step, config.num_envs, config.gamma),
+        action_noise=config.critic.action_noise,
         target_noise=config.target_noise,
     )
 
@@ -115,7 +116,8 @@ class Agent:
 
         Args:
           obs: `[B, Do]` normalised observations.
-          noise: `[B, Ta, Da]` start noise.
+          noise: `[B, Ta, Da]` start noise; of `[B, C, Ta, Da]` the one whose chunk the
+            critics value most.
           td_error: mean |Q - y| that w_global sees, in Q units; None takes the run's.
 
         Raises:
@@ -128,7 +130,8 @@ class Agent:
             raise ValueError(
                 f"found obs {obs.shape}, expected (B, {self.policy.obs_dim})"
             )
-        if noise.shape != (len(obs), *chunk):
+        candidates = noise.shape[1:2] if noise.ndim == 4 else ()
+        if noise.shape != (len(obs), *candidates, *chunk):
             raise ValueError(
                 f"found noise {noise.shape}, expected {(len(obs), *chunk)}"
             )

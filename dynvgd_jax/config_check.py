@@ -52,8 +52,10 @@ _RANGES = {
     "critic.num": (1, 1024),
     "critic.width": (1, 65536),
     "critic.depth": (1, 64),
+    "critic.action_noise": (0.0, 10.0),
     "guidance.scale": (-1e6, 1e6),
     "guidance.last_k": (0, 100),
+    "guidance.candidates": (1, 1024),
     "guidance.beta": (0.0, 1e6),
     "guidance.c_local": (1e-6, 1e9),
     "guidance.c_global": (1e-6, 1e9),
@@ -87,6 +89,12 @@ def check_train(config: ConfigDict) -> None:
             f"hold acting_noise '{config.acting_noise}', so that base and steered "
             "policy are compared with the same noise"
         )
+    for noise in config.explore.noises:
+        check_choice("explore.noises", noise, CHOICES["acting_noise"])
+    if not config.explore.hold_chunks:
+        raise UserError("config.explore.hold_chunks: found none, expected at least one")
+    for hold in config.explore.hold_chunks:
+        check_range("explore.hold_chunks", hold, 1, 100_000)
     if config.guidance.last_k > config.ddim_steps:
         raise UserError(
             f"config.guidance.last_k: found {config.guidance.last_k}, expected at most "

@@ -143,9 +143,11 @@ class Collector:
         run_seed: int,
         reward_offset: float,
         end_at_success: bool = False,
+        bootstrap_at_time_limit: bool = False,
     ):
         self.env = env
         self.end_at_success = end_at_success
+        self.bootstrap_at_time_limit = bootstrap_at_time_limit
         self.run_seed = run_seed
         self.reward_offset = reward_offset
         self.books = Books.empty(env.num_envs)
@@ -164,17 +166,20 @@ class Collector:
     def step(self, chunks: np.ndarray) -> tuple[Transition, list[EpisodeResult]]:
         """Executes `chunks [N, Ta, Da]`; returns N transitions and finished episodes.
 
-        The time limit is stored as `done`, as the published code does, and so is a
-        wholly successful chunk with `end_at_success`; the next observation of an
-        episode's end is the terminal one.
+        The time limit is stored as `done`, as the published code does, unless
+        `bootstrap_at_time_limit`; and so is a wholly successful chunk with
+        `end_at_success`. The next observation of an episode's end is the terminal one.
         """
         everyone = np.arange(self.env.num_envs)
         result = self.env.step(everyone, chunks)
         require_finite(result, everyone, self.books)
         self.books.enter(everyone, result, self.reward_offset)
-        done = (self.books.chunks >= max_chunks(self.env)) | result.fault
+        done = result.fault.copy()
         if self.end_at_success:
             done |= result.success.all(axis=1)
+        over = done | (self.books.chunks >= max_chunks(self.env))
+        if not self.bootstrap_at_time_limit:
+            done = over
         transition = Transition(
             obs=self.obs.copy(),
             action=chunks.reshape(len(chunks), -1).astype(np.float32),
@@ -185,8 +190,8 @@ class Collector:
         self.obs = result.obs.copy()
         ended = [
             self.books.close(i, self.env.chunk_len, bool(result.fault[i]))
-            for i in np.flatnonzero(done)
+            for i in np.flatnonzero(over)
         ]
-        if done.any():
-            self._reset(np.flatnonzero(done))
+        if over.any():
+            self._reset(np.flatnonzero(over))
         return transition, ended

@@ -195,7 +195,11 @@ class Run:
             init_key = jax.random.fold_in(self.key, INIT_KEY)
             self.learner = jax.jit(self.method.init)(init_key)
         self.collector = Collector(
-            self.env, config.seed, config.reward_offset, config.end_at_success
+            self.env,
+            config.seed,
+            config.reward_offset,
+            config.end_at_success,
+            config.bootstrap_at_time_limit,
         )
         if config.method != "base":
             self.replay = self._allocate_replay()
@@ -276,9 +280,8 @@ class Run:
     def _explore(self) -> None:
         """One vector step of the first rollouts: the unguided policy, no training."""
         with self.clocks.measure("act"):
-            kind = self.config.acting_noise
             chunks = self._finite(
-                self.programs.decode(kind, self.policy.params, *self._act_inputs())
+                self.programs.explore(self.policy.params, *self._act_inputs())
             )
         self.replay = self.programs.store(self.replay, self._rollout(chunks))
 

@@ -66,6 +66,9 @@ def test_published_numbers(name):
     assert c.guidance.time_anneal == "linear"  # what ran, not what the YAML says
     assert c.guidance.scale_mode == "published"
     assert (c.target_n_step, c.target_noise, c.end_at_success) == (1, "randn", False)
+    assert not c.bootstrap_at_time_limit and c.critic.action_noise == 0
+    assert c.explore.noises == () and c.explore.hold_chunks == (1,)
+    assert c.guidance.candidates == 1
 
 
 def test_quick_changes_sizes_but_not_the_method():
@@ -87,6 +90,12 @@ def test_quick_changes_sizes_but_not_the_method():
         ({"gamma": 1.01}, "config.gamma: found 1.01"),
         ({"gamma": float("nan")}, "config.gamma: found nan"),
         ({"num_envs": 0}, "config.num_envs"),
+        ({"explore.noises": ("gauss",)}, "explore.noises: found 'gauss'"),
+        ({"explore.hold_chunks": ()}, "hold_chunks: found none"),
+        ({"explore.hold_chunks": (1, 0)}, "hold_chunks: found 0, expected a number"),
+        ({"explore.hold_chunks": ("a",)}, "hold_chunks: found 'a', expected a number"),
+        ({"guidance.candidates": 0}, "candidates: found 0"),
+        ({"critic.action_noise": -1.0}, "action_noise: found -1.0"),
         ({"target_n_step": 0}, "target_n_step: found 0, expected a number from 1"),
         ({"target_noise": "zero"}, "target_noise: found 'zero'"),
         ({"guidance.scale_mode": "trust_regio"}, "did you mean 'trust_region'"),

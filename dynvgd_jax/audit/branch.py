@@ -63,6 +63,7 @@ class Plan(NamedTuple):
     gamma: float  # per chunk
     reward_offset: float
     end_at_success: bool = False  # as training episodes did
+    past_time_limit: bool = False  # as targets that bootstrap there look past it
 
     def variants(self) -> list[tuple[str, float]]:
         """The (kind, length) of the V first chunks that each drawn chunk gives."""
@@ -218,7 +219,9 @@ def play(
     """Executes every first chunk M times and continues until the time limit.
 
     As in training, the time limit and a fault end an episode and nothing is added for
-    what would have followed; so does success where the plan says so.
+    what would have followed; so does success where the plan says so. Past the time
+    limit, where the plan says so, a rollout lasts as long as a whole episode; what
+    would follow then counts less than gamma to the power of that many chunks.
 
     Args:
       env: any number of environments; their states are overwritten.
@@ -256,8 +259,10 @@ def _play_wave(env, act, states, plan, state, ids, chunk, outcomes, wave) -> Non
     for slot in slots:
         books.open(slot, int(wave[slot]), int(states.episode_seed[rows[slot]]))
     books.chunks[:] = states.chunk_index[rows]
-    limit, discount = max_chunks(env), 1.0
-    chunks = chunk[padded]
+    last = np.full(env.num_envs, max_chunks(env))
+    if plan.past_time_limit:
+        last += books.chunks
+    chunks, discount = chunk[padded], 1.0
     while len(slots):
         result = env.step(slots, chunks[slots])
         require_finite(result, slots, books)
@@ -270,7 +275,7 @@ def _play_wave(env, act, states, plan, state, ids, chunk, outcomes, wave) -> Non
         outcomes.length[jobs] += 1
         outcomes.fault[jobs] = result.fault
         discount *= plan.gamma
-        ended = (books.chunks[slots] >= limit) | result.fault
+        ended = (books.chunks[slots] >= last[slots]) | result.fault
         if plan.end_at_success:
             ended |= result.success.all(axis=1)
         slots = slots[~ended]

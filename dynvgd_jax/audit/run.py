@@ -70,6 +70,7 @@ def run_audit(
         config.gamma,
         config.reward_offset,
         config.end_at_success,
+        config.bootstrap_at_time_limit,
     )
     make_env = make_env or functools.partial(_robosuite_env, agent, num_threads)
     env = make_env(num_envs)

@@ -33,12 +33,15 @@ def make_subject(agent: Agent, noise_kind: str, seed: int) -> Subject:
         config.critic.num, config.critic.width, config.critic.depth
     )
     key = jax.random.key(seed)
-    chunk_shape = (policy.chunk_len, policy.action_dim)
+    candidates = config.guidance.candidates
+    noise_shape = (policy.chunk_len, policy.action_dim)
+    if candidates > 1:
+        noise_shape = (candidates, *noise_shape)
 
     @jax.jit
     def noise(use, ids, chunk_index):
         use_key = jax.random.fold_in(key, use)
-        return start_noise(noise_kind, use_key, ids, chunk_index, chunk_shape)
+        return start_noise(noise_kind, use_key, ids, chunk_index, noise_shape)
 
     @jax.jit
     def compiled_judge(params, td_error, obs, chunk):
@@ -56,9 +59,13 @@ def make_subject(agent: Agent, noise_kind: str, seed: int) -> Subject:
         learner = agent.learner
         return compiled_judge(learner.critic.params, learner.td_error, obs, chunk)
 
+    def decode(obs, noise):
+        first = noise if candidates == 1 else noise[:, 0]
+        return policy.sample(obs, first, config.ddim_steps)
+
     return Subject(
         noise=noise,
-        decode=lambda obs, noise: policy.sample(obs, noise, config.ddim_steps),
+        decode=decode,
         steer=agent.act,
         judge=judge,
     )

@@ -138,10 +138,10 @@ def look_ahead(state: ReplayState, slots: jax.Array, window: Window) -> Transiti
     """Returns the n-step transitions that begin in `slots [...]`.
 
     `reward` is the discounted sum of the next n rewards, `next_obs` what follows them.
-    A window ends early with its episode, and with the newest transition that the
-    buffer holds; that after m < n chunks the bootstrap counts gamma^m is in `done`,
-    so that `reward + (1 - done) * gamma * value` is right: 1 - done is gamma^(m - 1)
-    where the episode goes on, 0 where it ended.
+    A window ends early with its episode (the next transition of that environment begins
+    elsewhere), and with the newest one that the buffer holds. That the bootstrap after
+    m <= n chunks counts gamma^m is in `done`, so that `reward + (1 - done) * gamma *
+    value` is right: 1 - done is gamma^(m - 1), 0 where the episode is done.
     """
     data, capacity = state.data, state.data.reward.shape[0]
     newer = (state.cursor - 1 - slots) % capacity  # transitions stored after it
@@ -149,10 +149,13 @@ def look_ahead(state: ReplayState, slots: jax.Array, window: Window) -> Transiti
     shape = (1,) * slots.ndim + (window.steps,)
     steps = jnp.arange(window.steps, dtype=jnp.int32)
     ahead = (window.stride * steps).reshape(shape)
+    pad = [(0, 0)] * slots.ndim + [(1, 0)]
     places = (slots[..., None] + ahead) % capacity
     stored = newer[..., None] >= ahead
-    ended = jnp.cumsum(data.done[places], axis=-1) - data.done[places] > 0
-    counts = stored & ~ended
+    arrived, begun = data.next_obs[places[..., :-1]], data.obs[places[..., 1:]]
+    same = jnp.all(arrived == begun, axis=-1)
+    unbroken = jnp.cumprod(jnp.pad(same, pad, constant_values=True), axis=-1) > 0
+    counts = stored & unbroken
     discount = window.gamma ** steps.astype(jnp.float32)
     rewards = discount.reshape(shape) * data.reward[places]
     reward = jnp.sum(jnp.where(counts, rewards, 0.0), axis=-1)

@@ -16,6 +16,7 @@ from dynvgd_jax.steering import replay as replay_lib
 from dynvgd_jax.steering import td
 from dynvgd_jax.steering.ensemble import CriticEnsemble, init_ensemble
 from dynvgd_jax.steering.guidance import (
+    REDUCERS,
     Guidance,
     first_guided_step,
     make_guide_fn,
@@ -24,6 +25,9 @@ from dynvgd_jax.steering.guidance import (
 from dynvgd_jax.steering.replay import ReplayState, Window
 from dynvgd_jax.steering.td import CriticState, TdConfig
 from dynvgd_jax.types import PyTree, Transition
+
+# Folded into an update's key, which is otherwise split in two.
+BLUR_KEY = 2
 
 
 class LearnerState(NamedTuple):
@@ -48,6 +52,7 @@ class VgdConfig(NamedTuple):
     weight_warmup_env_steps: int = 0  # control steps before w is applied
     num_offline: int = 0  # of each batch, transitions that replay.offline gives
     window: Window = Window()  # chunks that a transition of the buffer reaches over
+    action_noise: float = 0.0  # deviation of what is added to learned actions
     target_noise: str = "randn"  # key of START_NOISES, start of the targets' decode
 
 
@@ -74,6 +79,7 @@ def make_vgd(
     - `init(key) -> LearnerState`
     - `act(state, policy_params, obs [B, Do], noise [B, Ta, Da], env_steps) ->
       (chunk [B, Ta, Da], guide/* scalars)`: the guided decode of exactly that noise.
+      Of `noise [B, C, Ta, Da]` all are decoded, and the chunk of highest value acts.
     - `update(state, replay, policy_params, fresh, key, env_steps) -> (state, replay,
       train/* scalars)`: stores the transitions `fresh`, then takes `utd` gradient
       steps, each on its own batch.
@@ -131,6 +137,8 @@ def make_vgd(
         return x0, stats, q_fn, scale
 
     def act(state, policy_params, obs, noise, env_steps):
+        if noise.ndim == 4:
+            return choose(state, policy_params, obs, noise, env_steps)
         x0, stats, q_fn, scale = guided_decode(
             state.critic.params,
             state.td_error,
@@ -143,6 +151,18 @@ def make_vgd(
         )
         return x0, summarise(stats, obs, q_fn, config.guidance, scale)
 
+    def choose(state, policy_params, obs, noise, env_steps):
+        batch, candidates = noise.shape[:2]
+        obs = jnp.repeat(obs, candidates, axis=0)
+        noise = noise.reshape(-1, *chunk_shape)
+        chunks, metrics = act(state, policy_params, obs, noise, env_steps)
+        q = ensemble.apply(state.critic.params, obs, chunks.reshape(-1, flat_dim))
+        value = REDUCERS[config.guidance.reduce](q).reshape(batch, candidates)
+        best = jnp.argmax(value, axis=1)
+        chunk = chunks.reshape(batch, candidates, *chunk_shape)[jnp.arange(batch), best]
+        gain = jnp.mean(jnp.max(value, axis=1) - jnp.mean(value, axis=1))
+        return chunk, metrics | {"guide/candidate_gain": gain}
+
     def update(state, replay, policy_params, fresh: Transition, key, env_steps):
         replay = replay_lib.add(replay, fresh)
         sample_key, noise_key = jax.random.split(key)
@@ -152,6 +172,11 @@ def make_vgd(
         )
         noise = jax.random.normal(noise_key, (*shape, *chunk_shape))
         noise = START_NOISES[config.target_noise](noise)
+        if config.action_noise:
+            blur_key = jax.random.fold_in(key, BLUR_KEY)
+            blur = jax.random.normal(blur_key, batches.action.shape)
+            action = jnp.clip(batches.action + config.action_noise * blur, -1.0, 1.0)
+            batches = batches._replace(action=action)
         state, metrics = learn(state, policy_params, batches, noise, env_steps)
         return state, replay, metrics
 
@@ -214,6 +239,35 @@ def start_noise(
         return jax.random.normal(episode_key, chunk_shape)
 
     return START_NOISES[kind](jax.vmap(one)(seeds, chunk_index))
+
+
+def held_noise(
+    kinds: tuple[str, ...],
+    hold_chunks: tuple[int, ...],
+    key: jax.Array,
+    seeds: jax.Array,
+    chunk_index: jax.Array,
+    chunk_shape: tuple[int, ...],
+) -> jax.Array:
+    """Returns start noise `[B, Ta, Da]` that an episode keeps for several chunks.
+
+    A noise kept for long makes the policy repeat itself, so that what its actions bring
+    is not averaged away by the next chunk's. Episodes take turns, by their seeds.
+
+    Args:
+      kinds: keys of START_NOISES.
+      hold_chunks: for how many chunks a noise is kept; every pair of a kind and such
+        a number has its turn.
+      key: as for `start_noise`, and so are the others.
+      seeds: `[B]` uint32.
+      chunk_index: `[B]` int32.
+      chunk_shape: (Ta, Da).
+    """
+    turn = (seeds % (len(kinds) * len(hold_chunks))).astype(jnp.int32)
+    hold = jnp.asarray(hold_chunks, jnp.int32)[turn % len(hold_chunks)]
+    noise = start_noise("randn", key, seeds, chunk_index // hold, chunk_shape)
+    by_kind = jnp.stack([START_NOISES[kind](noise) for kind in kinds])
+    return by_kind[turn // len(hold_chunks), jnp.arange(len(seeds))]
 
 
 # Published acting starts from tanh(randn), TD targets and the base policy from randn.

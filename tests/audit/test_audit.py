@@ -230,3 +230,14 @@ def test_states_come_from_before_success_and_faults_end_a_rollout():
     outcomes = branch.play(env, act, few, first, plan, lambda *r: None)
     np.testing.assert_array_equal(outcomes.length[:, 0, 0, 0], 3 - few.chunk_index)
     assert outcomes.success.all() and not outcomes.fault.any()
+
+
+def test_past_the_time_limit_a_rollout_lasts_a_whole_episode():
+    plan = PLAN._replace(states=4, chunks=2, repeats=2, past_time_limit=True)
+    subject, env = analytic.subject(), PushEnv(16)
+    act = policy_act(subject.decode, subject.noise, branch.EPISODE_NOISE)
+    states = branch.collect_states(env, act, plan, lambda *r: None)
+    first = branch.draw_first_chunks(subject, states, plan, 16)
+    states.hidden["to_go"][:] = 100  # the environment itself goes on
+    outcomes = branch.play(env, act, states, first, plan, lambda *r: None)
+    assert (outcomes.length == analytic.CHUNKS).all()

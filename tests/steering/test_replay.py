@@ -68,32 +68,28 @@ def test_a_share_of_each_batch_is_the_offline_transitions():
     assert everything.obs.min() >= 1000
 
 
-def stored(rewards, done, capacity, cursor, size):
-    """A buffer with these slots; next_obs spells the slot."""
-    slots = np.arange(capacity, dtype=np.float32)
-    data = numbered(slots)._replace(
-        reward=np.float32(rewards),
-        done=np.float32(done),
-        next_obs=np.repeat(slots[:, None], 3, 1),
+@pytest.mark.parametrize("done", [0.0, 1.0])
+def test_look_ahead_by_hand(done):
+    # Two environments by turns, six slots of which slot 2 is the oldest: environment 0
+    # is 2, 4, 0 and environment 1 is 3, 5, 1, whose episode ended in slot 5: slot 1
+    # begins elsewhere. That end is stored as done, or not (a time limit).
+    data = numbered(range(6))._replace(
+        reward=np.float32([1, 2, 4, 8, 16, 32]),
+        next_obs=np.repeat(np.float32([[20], [21], [4], [5], [0], [25]]), 3, 1),
+        done=np.float32([0, 0, 0, 0, 0, done]),
     )
     data = Transition(*map(jnp.asarray, data))
-    return replay.ReplayState(data, jnp.int32(cursor), jnp.int32(size))
-
-
-def test_look_ahead_by_hand():
-    # Two environments by turns, six slots of which slot 2 is the oldest: environment 0
-    # is 2, 4, 0 and environment 1 is 3, 5, 1, whose episode ended in slot 5.
-    rewards, done = [1, 2, 4, 8, 16, 32], [0, 0, 0, 0, 0, 1]
-    state = stored(rewards, done, capacity=6, cursor=2, size=6)
+    state = replay.ReplayState(data, jnp.int32(2), jnp.int32(6))
     window = replay.Window(steps=3, stride=2, gamma=0.5)
     found = replay.look_ahead(state, jnp.arange(6), window)
     # Slot 0: newest of its environment, one chunk. Slot 1: after the end, one chunk.
     # Slot 2: 4 + 16/2 + 1/4. Slot 3: 8 + 32/2 and the end. Slot 4: 16 + 1/2. Slot 5:
     # 32, the end.
     np.testing.assert_allclose(found.reward, [1, 2, 12.25, 24, 16.5, 32])
-    np.testing.assert_array_equal(found.next_obs[:, 0], [0, 1, 0, 5, 0, 5])
-    # 1 - gamma^(m - 1) for m = 1, 1, 3, -, 2, -; 1 at the end.
-    np.testing.assert_allclose(found.done, [0, 0, 0.75, 1, 0.5, 1])
+    np.testing.assert_array_equal(found.next_obs[:, 0], [20, 21, 20, 25, 20, 25])
+    # 1 - gamma^(m - 1) for m = 1, 1, 3, 2, 2, 1; 1 where the end is stored as done.
+    ended = [1, 1] if done else [0.5, 0]
+    np.testing.assert_allclose(found.done, [0, 0, 0.75, ended[0], 0.5, ended[1]])
     np.testing.assert_array_equal(found.obs[:, 0], np.arange(6))
 
 
@@ -104,8 +100,13 @@ def test_look_ahead_agrees_with_a_walk_through_the_episodes(steps):
     capacity, envs, gamma = 20, 3, 0.9
     state, history = replay.init_replay(capacity, 3, 2), []
     for step in range(23):
-        fresh = numbered(envs * step + np.arange(envs))
-        fresh = fresh._replace(done=np.float32(rng.random(envs) < 0.2))
+        numbers = envs * step + np.arange(envs)
+        over, done = rng.random((2, envs)) < [[0.2], [0.5]]
+        # Where an episode is over, the next transition begins elsewhere.
+        next_obs = np.where(over, 1000, numbers + envs).astype(np.float32)
+        fresh = numbered(numbers)._replace(
+            done=np.float32(over & done), next_obs=np.repeat(next_obs[:, None], 3, 1)
+        )
         history += [Transition(*(leaf[i] for leaf in fresh)) for i in range(envs)]
         state = replay.add(state, fresh)
     batch = jax.jit(replay.sample, static_argnums=(2, 3, 4))(
@@ -119,7 +120,7 @@ def test_look_ahead_agrees_with_a_walk_through_the_episodes(steps):
             now = history[number]
             y += discount * now.reward
             discount *= gamma
-            if now.done or number + envs >= len(history):
+            if now.next_obs[0] == 1000 or number + envs >= len(history):
                 break
             number += envs
         y += (1 - now.done) * discount * value
@@ -130,7 +131,8 @@ def test_look_ahead_agrees_with_a_walk_through_the_episodes(steps):
 
 def test_offline_transitions_reach_over_one_chunk_whatever_the_window():
     state = replay.init_replay(5, 3, 2, offline=numbered(range(1000, 1010)))
-    state = replay.add(state, numbered([2, 4, 6]))
+    chain = np.repeat(np.float32([[4], [6], [306]]), 3, 1)
+    state = replay.add(state, numbered([2, 4, 6])._replace(next_obs=chain))
     window = replay.Window(steps=3, stride=1, gamma=0.5)
     batch = replay.sample(state, jax.random.key(0), (50, 8), 3, window)
     n = np.asarray(batch.obs[:, :3, 0])
