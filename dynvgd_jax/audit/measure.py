@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from dynvgd_jax.audit.branch import FirstChunks, Outcomes, Plan
+from dynvgd_jax.audit.records import FirstChunks, Outcomes, Plan
 
 RESAMPLES = 1000
 SPLITS = 20  # random halves of the repeats behind a ceiling

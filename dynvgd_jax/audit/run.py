@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from dynvgd_jax.agent import CHECKPOINTS, Agent, load_agent
-from dynvgd_jax.audit import branch, page
-from dynvgd_jax.audit.branch import Plan, policy_act
+from dynvgd_jax.audit import branch
+from dynvgd_jax.audit.branch import policy_act
+from dynvgd_jax.audit.files import write_files
 from dynvgd_jax.audit.measure import measure
+from dynvgd_jax.audit.records import Plan, Played
 from dynvgd_jax.audit.subject import make_subject
+from dynvgd_jax.audit.tables import print_tables
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.runs.report import Progress
@@ -90,7 +93,7 @@ def run_audit(
             outcomes = branch.play(env, act, starts, first, plan, progress)
     finally:
         env.close()
-    played = page.Played(plan, starts, first, outcomes)
+    played = Played(plan, starts, first, outcomes)
     found = measure(plan, first, outcomes, float(agent.learner.td_error))
     title = (
         f"{run.name} at {agent.env_steps:,} control steps; {policy} policy "
@@ -106,10 +109,10 @@ def run_audit(
     }
     try:
         with new_folder(target) as partial:
-            page.write_files(partial, about, played, found)
+            write_files(partial, about, played, found)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error}; give --output") from error
-    page.print_tables(found)
+    print_tables(found)
     print(f"wrote {target}")
     return found
 

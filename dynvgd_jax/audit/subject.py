@@ -3,7 +3,7 @@
 import jax
 
 from dynvgd_jax.agent import Agent, method_options
-from dynvgd_jax.audit.branch import Judgement, Subject
+from dynvgd_jax.audit.records import Judgement, Subject
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.precision import with_precision
 from dynvgd_jax.steering.ensemble import CriticEnsemble

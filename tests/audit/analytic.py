@@ -8,7 +8,7 @@ recursion.
 
 import numpy as np
 
-from dynvgd_jax.audit.branch import Judgement, Subject
+from dynvgd_jax.audit.records import Judgement, Subject
 from dynvgd_jax.types import ChunkResult
 
 DIM, CHUNK_LEN, CHUNKS = 2, 3, 6

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dynvgd_jax.audit import branch
-from dynvgd_jax.audit.branch import Plan, policy_act
+from dynvgd_jax.audit.branch import policy_act
 from dynvgd_jax.audit.measure import measure
+from dynvgd_jax.audit.records import Plan, States
 from tests.audit import analytic
 from tests.audit.analytic import PushEnv
 
@@ -210,7 +211,7 @@ def test_states_come_from_before_success_and_faults_end_a_rollout():
         states.hidden["to_go"], analytic.CHUNKS - states.chunk_index
     )
     np.testing.assert_array_equal(states.obs[:, :2], np.float32(states.hidden["x"]))
-    few = branch.States(
+    few = States(
         states.obs[:8],
         {k: v[:8] for k, v in states.hidden.items()},
         states.chunk_index[:8],
