@@ -105,6 +105,13 @@ def get_config() -> ConfigDict:
     config.guidance.scale_mode = "published"
     # Guided DDIM steps, counted from the last; 0 guides all of them. Published.
     config.guidance.last_k = 3
+    # Of these only the first so many DDIM steps of the decode; 0 is no such bound. With
+    # last_k = 0 and first_k = 4, steps 0 to 3. Published: 0.
+    config.guidance.first_k = 0
+    # Clean action where the gradient is taken: "decoded", by all remaining steps, from
+    # which the decode goes on with the network's noise at the advanced sample
+    # (published); "estimate", the step's own, which keeps its own noise.
+    config.guidance.point = "decoded"
     # Start noises decoded (and guided) per chunk, of which acting takes the one whose
     # chunk has the highest value. TD targets decode one. Published: 1.
     config.guidance.candidates = 1

@@ -66,6 +66,8 @@ def method_options(config: ConfigDict) -> VgdConfig:
         scale=0.0 if config.method == "base" else config.guidance.scale,
         scale_mode=config.guidance.scale_mode,
         last_k=config.guidance.last_k,
+        first_k=config.guidance.first_k,
+        point=config.guidance.point,
         time_anneal=config.guidance.time_anneal,
         reduce=config.guidance.reduce,
         dynamic=config.method == "dynvgd",

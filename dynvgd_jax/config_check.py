@@ -26,6 +26,7 @@ CHOICES = {
     "target_noise": ("tanh_randn", "randn"),
     "guidance.time_anneal": ("linear", "cosine", "off"),
     "guidance.reduce": ("min", "mean"),
+    "guidance.point": ("decoded", "estimate"),
     "guidance.scale_mode": ("published", "trust_region"),
     "env.engine": ("compiled", "exact", "robosuite"),
 }
@@ -55,6 +56,7 @@ _RANGES = {
     "critic.action_noise": (0.0, 10.0),
     "guidance.scale": (-1e6, 1e6),
     "guidance.last_k": (0, 100),
+    "guidance.first_k": (0, 100),
     "guidance.candidates": (1, 1024),
     "guidance.beta": (0.0, 1e6),
     "guidance.c_local": (1e-6, 1e9),
@@ -99,6 +101,14 @@ def check_train(config: ConfigDict) -> None:
         raise UserError(
             f"config.guidance.last_k: found {config.guidance.last_k}, expected at most "
             f"ddim_steps = {config.ddim_steps} (0 guides every step)"
+        )
+    last_k, first_k = config.guidance.last_k, config.guidance.first_k
+    start = config.ddim_steps - last_k if last_k else 0
+    if first_k and not start < first_k <= config.ddim_steps:
+        raise UserError(
+            f"config.guidance.first_k: found {first_k}, expected 0 (no bound) or "
+            f"{start + 1} to {config.ddim_steps}, because last_k = {last_k} guides "
+            f"from step {start} on"
         )
     if config.first_rollout_env_steps >= config.total_env_steps:
         raise UserError(

@@ -30,6 +30,10 @@ ANNEALS: dict[str, Callable[[int, int], float]] = {
 }
 
 
+# The clean action that a guided step looks at: "decoded", z by all remaining steps
+# (published); "estimate", the step's own x0_hat.
+POINTS = ("decoded", "estimate")
+
 # What lambda multiplies, from the gradient [B, Ta*Da]; table of config strings.
 SCALE_MODES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "published": lambda grad: grad,
@@ -45,6 +49,8 @@ class Guidance(NamedTuple):
     # norm over the chunk of a step with anneal and w at 1.
     scale_mode: str = "published"  # key of SCALE_MODES
     last_k: int = 3  # number of last DDIM steps guided; 0 means every step
+    first_k: int = 0  # of these only the first DDIM steps; 0 means no such bound
+    point: str = "decoded"  # of POINTS, where the gradient is taken
     time_anneal: str = "linear"  # key of ANNEALS
     reduce: str = "min"  # key of REDUCERS
     dynamic: bool = True  # False: w = 1 and no clip of x0 (VGD)
@@ -75,16 +81,21 @@ def first_guided_step(guidance: Guidance, ddim_steps: int) -> int:
     the network, so its limit for lambda -> 0 is not plain DDIM.
 
     Raises:
-      UserError: `last_k` is negative or exceeds `ddim_steps`.
+      UserError: `last_k` or `first_k` does not fit `ddim_steps`.
     """
     if not 0 <= guidance.last_k <= ddim_steps:
         raise UserError(
             f"guidance.last_k is {guidance.last_k}, expected 0 (every step) to "
             f"ddim_steps = {ddim_steps}; lower it"
         )
-    if guidance.scale == 0:
-        return ddim_steps
-    return ddim_steps - guidance.last_k if guidance.last_k else 0
+    first = ddim_steps - guidance.last_k if guidance.last_k else 0
+    if not (guidance.first_k == 0 or first < guidance.first_k <= ddim_steps):
+        raise UserError(
+            f"guidance.first_k is {guidance.first_k}, expected 0 (no bound) or "
+            f"{first + 1} to ddim_steps = {ddim_steps}, because last_k = "
+            f"{guidance.last_k} guides from step {first} on"
+        )
+    return ddim_steps if guidance.scale == 0 else first
 
 
 def unit(vectors: jax.Array) -> jax.Array:

@@ -96,7 +96,7 @@ def make_vgd(
       average: mean over the devices, where each holds a part of every batch.
 
     Raises:
-      UserError: `guidance.last_k` does not fit the schedule.
+      UserError: `guidance.last_k` or `first_k` does not fit the schedule.
     """
     ddim_steps = len(schedule.t)
     guide_from_k = first_guided_step(config.guidance, ddim_steps)
@@ -133,6 +133,8 @@ def make_vgd(
             first_k=first_k,
             guide_fn=guide_fn,
             guide_from_k=guide_from_k,
+            guide_end_k=config.guidance.first_k or ddim_steps,
+            guide_estimate=config.guidance.point == "estimate",
         )
         return x0, stats, q_fn, scale
 
