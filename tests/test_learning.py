@@ -108,6 +108,13 @@ LEVERS = {
     "blur": {"critic.action_noise": 0.2},
     "held": {"explore.noises": ("randn",), "explore.hold_chunks": (1, 8)},
     "candidates": {"guidance.scale": 0.0, "guidance.candidates": 4},
+    "early": {
+        "guidance.last_k": 0,
+        "guidance.first_k": 2,
+        "guidance.point": "estimate",
+    },
+    "trust_region": {"guidance.scale_mode": "trust_region", "guidance.scale": 0.3},
+    "target_noise": {"target_noise": "tanh_randn"},
 }
 
 
@@ -115,7 +122,8 @@ LEVERS = {
 @pytest.mark.parametrize("name", list(LEVERS))
 def test_every_lever_learns_too(folder, base_policy, name):
     """With a lever moved away from the published setting the policy still improves."""
-    gain = gains(folder, base_policy, name, SCALE, range(3), **LEVERS[name])
+    changes = {"guidance.scale": SCALE} | LEVERS[name]
+    gain = gains(folder, base_policy, name, SCALE, range(3), **changes)
     assert gain.mean() > MARGIN, gain
     assert (gain > 0).all(), gain
 
