@@ -127,7 +127,8 @@ def calibration(
     """Compares the ensemble's spread and w with its mean's true error.
 
     The sampling noise of the true returns is taken out of each root mean square. A bias
-    that is the same everywhere moves no gradient; `centred_rms_error` is without it.
+    that is the same everywhere moves no gradient; `centred_rms_error` and both rank
+    correlations are without it.
 
     Args:
       q: `[S, K, N]`.
@@ -144,6 +145,9 @@ def calibration(
     def rms(values):
         return lambda s: _rms(values[s], noise[s])
 
+    def ranks(values):
+        return lambda s: spearman(values[s].ravel(), abs(centred[s]).ravel())
+
     return {
         "bias": _interval(lambda s: error[s].mean(), len(q), rng),
         "rms_error": _interval(rms(error), len(q), rng),
@@ -151,12 +155,8 @@ def calibration(
         "rms_spread": float(np.sqrt(np.mean(np.square(spread)))),
         "td_error": float(td_error),
         "weight_mean": float(weight.mean()),
-        "spearman_spread_error": _interval(
-            lambda s: spearman(spread[s].ravel(), abs(error[s]).ravel()), len(q), rng
-        ),
-        "spearman_weight_error": _interval(
-            lambda s: spearman(weight[s].ravel(), abs(error[s]).ravel()), len(q), rng
-        ),
+        "spearman_spread_error": _interval(ranks(spread), len(q), rng),
+        "spearman_weight_error": _interval(ranks(weight), len(q), rng),
         "by_spread": _binned(spread, error, noise),
         "by_weight": _binned(weight, error, noise),
     }

@@ -54,11 +54,15 @@ def critics_table(found: dict[str, Any]) -> Table:
         ),
         ("TD error of the run", f"{error['td_error']:.2f}", ""),
         (
-            "rank correlation spread, |error|",
+            "rank correlation spread, |error without bias|",
             text(error["spearman_spread_error"]),
             "1",
         ),
-        ("rank correlation w, |error|", text(error["spearman_weight_error"]), "-1"),
+        (
+            "rank correlation w, |error without bias|",
+            text(error["spearman_weight_error"]),
+            "-1",
+        ),
         ("physics faults", str(found["faults"]), "0"),
     ]
     for row in rows:

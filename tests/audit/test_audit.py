@@ -7,7 +7,7 @@ import pytest
 
 from dynvgd_jax.audit import branch
 from dynvgd_jax.audit.branch import policy_act
-from dynvgd_jax.audit.measure import measure
+from dynvgd_jax.audit.measure import calibration, measure
 from dynvgd_jax.audit.records import Plan, States
 from tests.audit import analytic
 from tests.audit.analytic import PushEnv
@@ -242,3 +242,19 @@ def test_past_the_time_limit_a_rollout_lasts_a_whole_episode():
     states.hidden["to_go"][:] = 100  # the environment itself goes on
     outcomes = branch.play(env, act, states, first, plan, lambda *r: None)
     assert (outcomes.length == analytic.CHUNKS).all()
+
+
+def test_spread_and_weight_that_know_the_error_are_found_to():
+    """Critics wrong by what their spread says, w falling with it; and a constant."""
+    rng = np.random.default_rng(0)
+    returns = rng.normal(size=(40, 3, 4)) * 1e-3
+    size = rng.uniform(1, 5, (40, 3))
+    wrong = np.where(np.arange(40)[:, None] % 2, size, -size) - 7.0
+    q = wrong[..., None] + size[..., None] * analytic.SPREADS / 1.2910
+    found = calibration(q, np.exp(-size), returns, 0.0, rng)
+    # The mean of all errors is near -7, not exactly: ranks may swap here and there.
+    assert found["spearman_spread_error"].low > 0.9
+    assert found["spearman_weight_error"].high < -0.9
+    for group in found["by_spread"]:
+        assert group["centred_rms_error"] == pytest.approx(group["mean"], rel=0.15)
+        assert group["count"] == 24
