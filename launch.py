@@ -10,6 +10,10 @@ r"""Runs one job: training, pre-training or demonstrations, as its configuration
 --resume   go on with the training run in its folder from its newest checkpoint
 --workdir  where results go; must be new or empty. Default: runs/<config>-seed<seed>,
            for demonstrations data/<task>
+--distributed
+           one of several processes of a training run, as SLURM, Open MPI or
+           Kubernetes started them; elsewhere give all of --coordinator=HOST:PORT (of
+           process 0), --num_processes=N and --process_id=0..N-1 (docs/scaling.md)
 
 SIGTERM or SIGINT (Ctrl-C) lets a training run save a checkpoint and end with exit code
 0; a second one ends it at once. Mistakes are answered with one line on stderr and exit
@@ -23,6 +27,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 # Read by XLA and MuJoCo when they are imported: no chatter, no OpenGL context.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -57,8 +62,7 @@ def main(argv: list[str]) -> int:
         print(__doc__ + f"\nConfigurations: {', '.join(_config_files())}")
         return 0
     try:
-        config, workdir, resume = parse(argv)
-        run_job(config, workdir, resume)
+        run_job(parse(argv))
     except UserError as error:
         print(f"launch.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -88,8 +92,19 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def parse(argv: list[str]) -> tuple[ConfigDict, Path, bool]:
-    """Returns the locked configuration, the run's folder, and whether to resume.
+class Command(NamedTuple):
+    """What the command line asks for."""
+
+    config: ConfigDict  # locked
+    workdir: Path
+    resume: bool
+    # Arguments of processes.start, (None, None, None) where the cluster tells; None is
+    # a run of one process.
+    cluster: tuple | None
+
+
+def parse(argv: list[str]) -> Command:
+    """Returns what the command line asks for.
 
     Raises:
       UserError: whatever is wrong with the command line or the configuration.
@@ -106,6 +121,14 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path, bool]:
         config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
         flags.DEFINE_string("workdir", None, "Where results go.", flag_values=values)
         flags.DEFINE_bool("resume", False, "Go on with a run.", flag_values=values)
+        flags.DEFINE_bool("distributed", False, "In a cluster.", flag_values=values)
+        flags.DEFINE_string("coordinator", None, "HOST:PORT.", flag_values=values)
+        flags.DEFINE_integer(
+            "num_processes", None, "Of the run.", lower_bound=1, flag_values=values
+        )
+        flags.DEFINE_integer(
+            "process_id", None, "This one's.", lower_bound=0, flag_values=values
+        )
         surplus = values(argv)[1:]
     except flags.Error as error:
         raise _explain(error, original) from error
@@ -116,11 +139,33 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path, bool]:
     if config.job == "train":
         config_check.check_train(config)
     workdir = Path(values.workdir or default_workdir(config_flag, config))
-    if not values.resume:
+    cluster = _cluster(values)
+    for flag, given in (("resume", values.resume), ("distributed", cluster)):
+        if given and config.job != "train":
+            raise UserError(f"--{flag} is for training runs, found job {config.job}")
+    if not values.resume and cluster is None:
         check_workdir(workdir)
-    elif config.job != "train":
-        raise UserError(f"--resume goes on with training runs, found job {config.job}")
-    return config, workdir, values.resume
+    return Command(config, workdir, values.resume, cluster)
+
+
+def _cluster(values: flags.FlagValues) -> tuple | None:
+    """The arguments of `processes.start`, None where there is one process."""
+    names = ("coordinator", "num_processes", "process_id")
+    explicit = tuple(values[name].value for name in names)
+    missing = [name for name, value in zip(names, explicit) if value is None]
+    if len(missing) == len(names):
+        return explicit if values.distributed else None
+    if missing:
+        raise UserError(
+            f"--{missing[0]}: missing, expected beside the others of "
+            + ", ".join(f"--{name}" for name in names)
+        )
+    if values.process_id >= values.num_processes:
+        raise UserError(
+            f"--process_id: found {values.process_id}, expected 0 to "
+            f"{values.num_processes - 1}, below --num_processes"
+        )
+    return explicit
 
 
 def load_config(path_and_preset: str) -> ConfigDict:
@@ -157,6 +202,8 @@ def default_workdir(config_flag: str, config: ConfigDict) -> str:
         return f"data/{config.task}"
     path, _, preset = config_flag.partition(":")
     name = Path(path).stem + (f"-{preset}" if preset else "")
+    if config.job == "train" and config.num_seeds > 1:
+        return f"runs/{name}-seeds{config.seed}-{config.seed + config.num_seeds - 1}"
     return f"runs/{name}-seed{config.seed}"
 
 
@@ -176,15 +223,18 @@ def check_workdir(workdir: Path) -> None:
         raise UserError(f"--workdir: cannot create {workdir}: {parent} is not writable")
 
 
-def run_job(config: ConfigDict, workdir: Path, resume: bool) -> None:
+def run_job(command: Command) -> None:
     """Hands the run to its module; only now are JAX and the simulator imported."""
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     use_compile_cache()
+    config, workdir = command.config, command.workdir
     if config.job == "train":
         with StopSignals() as stop:
+            if command.cluster is not None:
+                _join(command)
             from dynvgd_jax.train import train
 
-            options = {"resume": True} if resume else {}
+            options = {"resume": True} if command.resume else {}
             train(config, workdir, stop=stop, **options)
         return
     if config.job == "pretrain":
@@ -192,6 +242,15 @@ def run_job(config: ConfigDict, workdir: Path, resume: bool) -> None:
     else:
         from dynvgd_jax.demos.collect import run as job
     job(config, workdir)
+
+
+def _join(command: Command) -> None:
+    """Joins the run's other processes; the first one looks after the folder."""
+    from dynvgd_jax import processes
+
+    processes.start(*command.cluster)
+    if not command.resume:
+        processes.by_first(lambda: check_workdir(command.workdir))
 
 
 def _find_config(argv: list[str]) -> str:

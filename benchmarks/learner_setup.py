@@ -126,19 +126,16 @@ class Learner:
         store = replay_lib.init_replay(STORED, policy.obs_dim, flat_action_dim(policy))
         stored = random_transitions(policy, STORED, 0)
         self.replay = jax.jit(replay_lib.add, donate_argnums=0)(store, stored)
-        self.fresh = random_transitions(policy, case.config.num_envs, 1)
         self.key = jax.random.key(1)
-        lowered = jax.jit(case.method.update, donate_argnums=(0, 1)).lower(
-            *self._inputs()
-        )
+        lowered = jax.jit(case.method.update, donate_argnums=0).lower(*self._inputs())
         self.compiled = lowered.compile()
 
     def call(self) -> None:
         """One training call, waited for."""
         self.calls += 1
-        self.state, self.replay, _ = self.compiled(*self._inputs())
+        self.state, _ = self.compiled(*self._inputs())
         jax.block_until_ready(self.state)
 
     def _inputs(self) -> tuple:
         key = jax.random.fold_in(self.key, self.calls)
-        return self.state, self.replay, self.params, self.fresh, key, np.int32(0)
+        return self.state, self.replay, self.params, key, np.int32(0)

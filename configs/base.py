@@ -27,6 +27,9 @@ def get_config() -> ConfigDict:
     config.ddim_steps = 8
     # Seed of everything that is drawn in training.
     config.seed = 0
+    # Seeds that train side by side in one program, `seed` and those that follow, each
+    # with its own environments, replay buffer and folder. Published: 1.
+    config.num_seeds = 1
     # Matrix products of policy and critics in "float32" (as published), "tf32" (NVIDIA
     # GPUs; float32 elsewhere) or "bfloat16"; parameters, sums and Adam stay float32.
     config.precision = "float32"
@@ -60,6 +63,9 @@ def get_config() -> ConfigDict:
 
     # Gradient steps per training call; one call follows every vector step. Published.
     config.utd = 20
+    # Whether a training call runs while the environments step and so cannot draw this
+    # step's transitions. Published: no, it waits for them.
+    config.overlap = False
     # Transitions per gradient step. Published.
     config.batch_size = 512
     # Adam's step size, constant. Published.
@@ -137,6 +143,9 @@ def get_config() -> ConfigDict:
     # Transitions (action chunks) kept, oldest overwritten first. Published; memory is
     # reserved for what total_env_steps can fill, no more.
     config.replay.capacity = 10_000_000
+    # Where they are kept: "device" as published, or "host", whose batches are drawn by
+    # the CPU and sent for every training call (other batches, as another seed has).
+    config.replay.memory = "device"
     # Transitions from elsewhere beside the run's own: DPPO's train.npz, robomimic's
     # HDF5, or an npz of transitions (docs/checkpoints.md); "" is none. Published.
     config.replay.offline_dataset = ""

@@ -14,7 +14,7 @@ from dynvgd_jax.config_check import check_train, num_offline, set_fields
 from dynvgd_jax.diffusion.policy import Policy, load_policy
 from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.errors import UserError
-from dynvgd_jax.parallel import mean_over_devices
+from dynvgd_jax.parallel import ONE_DEVICE, Placement
 from dynvgd_jax.precision import with_precision
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.settings import read_config
@@ -29,25 +29,26 @@ CHECKPOINTS = "checkpoints"
 POLICY = "policy"
 
 
-def build_method(config: ConfigDict, policy: Policy, num_devices: int = 1) -> Vgd:
+def build_method(
+    config: ConfigDict, policy: Policy, placement: Placement = ONE_DEVICE
+) -> Vgd:
     """Returns the pure functions of `config.method` for a base policy.
 
     Method "vgd" has the fixed weight 1 and no clip of the guided x0; "base" is scale 0.
-    With several devices `update` is one device's share, see `parallel`.
+    With several devices a seed `update` is one device's share, see `parallel`.
 
     Raises:
       UserError: the DDIM or guided steps do not fit the policy.
     """
     schedule = ddim_schedule(policy.schedule, config.ddim_steps)
     options = method_options(config)
-    parts = {}
-    if num_devices > 1:
-        options = options._replace(
-            batch_size=options.batch_size // num_devices,
-            num_offline=options.num_offline // num_devices,
-            window=options.window._replace(stride=config.num_envs // num_devices),
-        )
-        parts = {"average": mean_over_devices}
+    options = options._replace(
+        batch_size=options.batch_size // placement.group_devices,
+        num_offline=options.num_offline // placement.group_devices,
+        window=options.window._replace(
+            stride=config.num_envs // placement.group_devices
+        ),
+    )
     method = make_vgd(
         options,
         CriticEnsemble(config.critic.num, config.critic.width, config.critic.depth),
@@ -55,7 +56,7 @@ def build_method(config: ConfigDict, policy: Policy, num_devices: int = 1) -> Vg
         policy.eps_fn_maker(schedule),
         policy.obs_dim,
         (policy.chunk_len, policy.action_dim),
-        **parts,
+        placement.average,
     )
     return Vgd(*(with_precision(function, config.precision) for function in method))
 

@@ -28,6 +28,7 @@ CHOICES = {
     "guidance.reduce": ("min", "mean"),
     "guidance.point": ("decoded", "estimate"),
     "guidance.scale_mode": ("published", "trust_region"),
+    "replay.memory": ("device", "host"),
     "env.engine": ("compiled", "exact", "robosuite"),
 }
 TASKS_WITH_POLICY = ("lift", "can", "square")
@@ -41,6 +42,7 @@ _RANGES = {
     "seed": (0, _SEED_END),
     "total_env_steps": (1, COUNT_END),
     "num_envs": (1, 4096),
+    "num_seeds": (1, 1024),
     "first_rollout_env_steps": (0, COUNT_END),
     "reward_offset": (-1e6, 1e6),
     "utd": (1, 100_000),
@@ -116,13 +118,37 @@ def check_train(config: ConfigDict) -> None:
             f"than first_rollout_env_steps = {config.first_rollout_env_steps}; raise "
             "the one or lower the other"
         )
+    if config.seed + config.num_seeds - 1 > _SEED_END:
+        raise UserError(
+            f"config.seed: found {config.seed}, expected at most "
+            f"{_SEED_END + 1 - config.num_seeds} for num_seeds = {config.num_seeds}"
+        )
     if config.replay.offline_dataset and not num_offline(config):
         raise UserError(
             f"config.replay.offline_share: found {config.replay.offline_share}, "
             f"expected at least 1 / (2 batch_size) = {0.5 / config.batch_size:g}, so "
             "that replay.offline_dataset is used"
         )
+    if config.replay.memory == "host" and config.target_n_step > 1:
+        raise UserError(
+            f"config.target_n_step: found {config.target_n_step}, expected 1 with "
+            "replay.memory = 'host', which draws single transitions; use 'device'"
+        )
     _check_base_policy(config)
+
+
+def own_envs(num_envs: int, num_processes: int) -> int:
+    """Returns how many of a seed's training environments each process steps.
+
+    Raises:
+      UserError: they cannot be shared equally.
+    """
+    if num_envs % num_processes:
+        raise UserError(
+            f"config.num_envs: found {num_envs}, expected a multiple of "
+            f"{num_processes}, the number of processes that share them"
+        )
+    return num_envs // num_processes
 
 
 def num_offline(config: ConfigDict) -> int:

@@ -19,7 +19,7 @@ from dynvgd_jax.config_check import (
 from dynvgd_jax.demos.dataset import Dataset, load_dataset, split_chunks
 from dynvgd_jax.diffusion import cloning
 from dynvgd_jax.diffusion.network import DiffusionMLP
-from dynvgd_jax.diffusion.policy import Policy, make_eps_fn, save_policy
+from dynvgd_jax.diffusion.policy import Policy, decode_eps_fn, save_policy
 from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
 from dynvgd_jax.envs.normalize import Normalization
@@ -238,7 +238,7 @@ class _Run:
         @jax.jit
         def decode(params, obs, seeds, chunk_index):
             noise = start_noise(config.noise, key, seeds, chunk_index, shape)
-            eps_fn = make_eps_fn(self.network, params)
+            eps_fn = decode_eps_fn(self.network, params)
             return ddim_decode(eps_fn, schedule, noise, obs)[0]
 
         return decode

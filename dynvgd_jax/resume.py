@@ -10,11 +10,15 @@ import errno
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
+from dynvgd_jax import processes
 from dynvgd_jax.agent import CHECKPOINTS
 from dynvgd_jax.config_check import field_names, get_field
 from dynvgd_jax.errors import UserError
@@ -94,48 +98,86 @@ def compare_versions(workdir: Path) -> list[str]:
     ]
 
 
-def lock_run(workdir: Path) -> FolderLock:
-    """Locks the folder of a run that goes on.
+def lock_runs(workdir: Path, folders: Sequence[Path]) -> list[FolderLock]:
+    """Locks the folders of a run that goes on, one a seed.
 
     Raises:
-      UserError: there is no run in it, another process has it, or it is read-only.
+      UserError: there is no run in them, it has another number of seeds, another
+        process has it, or it is read-only.
     """
     if not workdir.is_dir():
         raise UserError(f"{workdir} is no run folder: there is no such folder")
-    names = {path.name for path in workdir.iterdir()}
-    if names and not names & {CONFIG_FILE, LOCK_FILE}:
-        raise UserError(f"{workdir} is no run folder: it holds no {CONFIG_FILE}")
+    several = [path for path in workdir.glob("seed*") if path.is_dir()]
+    setting_up = several and not any(map(_has_results, several))
+    if len(folders) > 1 and setting_up and {*several} <= {*folders}:
+        for folder in folders:  # it died before it had them all
+            folder.mkdir(exist_ok=True)
+    locks = []
     try:
-        return FolderLock(workdir)
+        for folder in folders:
+            locks.append(_lock_run(folder))
+    except UserError as error:
+        for lock in locks:
+            lock.release()
+        hint = f"; it holds {len(several)} seeds, see config.num_seeds"
+        raise UserError(f"{error}{hint if several else ''}") from error
+    return locks
+
+
+def _lock_run(folder: Path) -> FolderLock:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no run folder: there is no such folder")
+    names = {path.name for path in folder.iterdir()}
+    if names and not names & {CONFIG_FILE, LOCK_FILE}:
+        raise UserError(f"{folder} is no run folder: it holds no {CONFIG_FILE}")
+    try:
+        return FolderLock(folder)
     except OSError as error:
-        raise UserError(f"cannot write to {workdir}: {error.strerror}") from error
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
 
 
-def find_saved(workdir: Path, config: ConfigDict) -> Saved | None:
-    """Returns a run's newest checkpoint that is sound, None where it wrote none yet.
+def find_saved(
+    folders: Sequence[Path], configs: Sequence[ConfigDict]
+) -> list[Saved | None]:
+    """Returns the newest checkpoint that all seeds have and that is sound.
 
     Warns of damaged checkpoints and of changed settings and versions.
 
+    Args:
+      folders: of a run's seeds.
+      configs: what each shall go on with.
+
+    Returns: one entry a seed; None in all where the run wrote no checkpoint yet.
+
     Raises:
-      UserError: no checkpoint can be resumed from, or `config` is another run's.
+      UserError: no checkpoint can be resumed from, or `configs` are another run's.
     """
-    if not (workdir / CONFIG_FILE).exists() and not _has_results(workdir):
-        return None  # died while it was setting up its folder
-    for change in (*compare_configs(workdir, config), *compare_versions(workdir)):
+    nothing = [None] * len(folders)
+    begun = [f for f in folders if (f / CONFIG_FILE).exists() or _has_results(f)]
+    changes: dict[str, None] = {}  # in order, each once
+    for folder, config in zip(folders, configs, strict=True):
+        if folder in begun:
+            found = (*compare_configs(folder, config), *compare_versions(folder))
+            changes |= dict.fromkeys(found)
+    for change in changes:
         log.warning("resuming with %s", change)
-    store = ResumeStore(workdir)
-    candidates = store.candidates()
-    for env_steps in candidates:
+    stores = [ResumeStore(folder) for folder in folders]
+    steps = set.intersection(*(set(store.candidates()) for store in stores))
+    for env_steps in sorted(steps, reverse=True):
         try:
-            return store.read_sound(env_steps)
+            return [store.read_sound(env_steps) for store in stores]
         except (UserError, OSError) as error:
             log.warning("checkpoint %s cannot be used: %s", env_steps, error)
-    if not candidates and not _has_results(workdir):
-        return None  # died before its first checkpoint, which is written at once
+    if not steps and not any(map(_has_results, folders)):
+        return nothing  # died before its first checkpoint, which is written at once
     raise UserError(
-        f"the run in {workdir} has no sound checkpoint to go on from; remove the "
-        "folder and start anew, or give another with --workdir"
+        f"the run in {_common(folders)} has no sound checkpoint to go on from; remove "
+        "the folder and start anew, or give another with --workdir"
     )
+
+
+def _common(folders: Sequence[Path]) -> Path:
+    return folders[0] if len(folders) == 1 else folders[0].parent
 
 
 def _has_results(workdir: Path) -> bool:
@@ -206,11 +248,19 @@ class ResumeStore:
         return self._checkpoints.restore(env_steps, template)
 
     def restore_collector(self, env_steps: int, collector: Collector) -> None:
-        """Puts environments and episodes back; UserError where they do not fit."""
-        tree = self._arrays.restore(env_steps, collector_tree(collector))
+        """Puts environments and episodes back; UserError where they do not fit.
+
+        The checkpoint holds those of all processes, of which this one takes its own.
+        """
+        own = collector_tree(collector)
+        everyone = jax.tree.map(
+            lambda leaf: np.concatenate([leaf] * processes.count()), own
+        )
+        tree = self._arrays.restore(env_steps, everyone)
+        share = processes.own_share(len(tree["obs"]))
+        tree = jax.tree.map(lambda leaf: leaf[share], tree)
         collector.books = Books(*tree["books"])
         collector.obs = tree["obs"]
-        collector.next_episode = tree["next_episode"]
         collector.env.set_state(tree["env"])
 
     def forget_after(self, env_steps: int) -> None:
@@ -253,7 +303,6 @@ def collector_tree(collector: Collector) -> dict[str, Any]:
     return {
         "books": tuple(collector.books),
         "obs": collector.obs,
-        "next_episode": collector.next_episode,
         "env": collector.env.get_state(),
     }
 

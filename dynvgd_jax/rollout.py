@@ -134,7 +134,8 @@ def max_chunks(env: VectorEnv) -> int:
 class Collector:
     """Training rollouts: steps all environments, resets those that end.
 
-    Holds the state that a resumed run needs (`books`, `obs`, `next_episode`).
+    Holds the state that a resumed run needs (`books`, `obs`). Environment e of all N
+    plays the episodes e, e + N, e + 2N, ..., whichever process steps it.
     """
 
     def __init__(
@@ -142,36 +143,59 @@ class Collector:
         env: VectorEnv,
         run_seed: int,
         reward_offset: float,
+        *,
+        first_env: int = 0,
+        num_envs: int | None = None,
         end_at_success: bool = False,
         bootstrap_at_time_limit: bool = False,
     ):
+        """Starts the first episodes.
+
+        Args:
+          env: this process's environments.
+          run_seed: chooses the episodes.
+          reward_offset: subtracted from every control step's reward.
+          first_env: number of `env`'s first environment among those of all processes.
+          num_envs: of all processes; None is `env`'s own.
+          end_at_success: a wholly successful chunk ends its episode, as done.
+          bootstrap_at_time_limit: the time limit ends an episode, but not as done.
+        """
         self.env = env
         self.end_at_success = end_at_success
         self.bootstrap_at_time_limit = bootstrap_at_time_limit
         self.run_seed = run_seed
         self.reward_offset = reward_offset
+        self.first_env = first_env
+        self.num_envs = env.num_envs if num_envs is None else num_envs
         self.books = Books.empty(env.num_envs)
-        self.next_episode = 0
         self.obs = np.zeros((env.num_envs, env.obs_dim), np.float32)
+        self._chunks = None  # of the step under way
         self._reset(np.arange(env.num_envs))
 
     def _reset(self, indices: np.ndarray) -> None:
         for index in indices:
-            seed = episode_seed(TRAIN_STREAM, self.run_seed, self.next_episode)
-            self.books.open(index, self.next_episode, seed)
-            self.next_episode += 1
+            last = self.books.episode[index]
+            first = self.first_env + index
+            episode = int(first if last < 0 else last + self.num_envs)
+            seed = episode_seed(TRAIN_STREAM, self.run_seed, episode)
+            self.books.open(index, episode, seed)
         seeds = self.books.seed[indices].astype(np.int64)
         self.obs[indices] = self.env.reset(indices, seeds)
 
-    def step(self, chunks: np.ndarray) -> tuple[Transition, list[EpisodeResult]]:
-        """Executes `chunks [N, Ta, Da]`; returns N transitions and finished episodes.
+    def step_async(self, chunks: np.ndarray) -> None:
+        """Starts to execute `chunks [N, Ta, Da]`."""
+        self._chunks = chunks
+        self.env.step_async(np.arange(self.env.num_envs), chunks)
+
+    def step_wait(self) -> tuple[Transition, list[EpisodeResult]]:
+        """Returns N transitions and the episodes that the started step finished.
 
         The time limit is stored as `done`, as the published code does, unless
         `bootstrap_at_time_limit`; and so is a wholly successful chunk with
         `end_at_success`. The next observation of an episode's end is the terminal one.
         """
         everyone = np.arange(self.env.num_envs)
-        result = self.env.step(everyone, chunks)
+        chunks, result = self._chunks, self.env.step_wait()
         require_finite(result, everyone, self.books)
         self.books.enter(everyone, result, self.reward_offset)
         done = result.fault.copy()
@@ -195,3 +219,8 @@ class Collector:
         if over.any():
             self._reset(np.flatnonzero(over))
         return transition, ended
+
+    def step(self, chunks: np.ndarray) -> tuple[Transition, list[EpisodeResult]]:
+        """Executes `chunks [N, Ta, Da]`; returns as `step_wait`."""
+        self.step_async(chunks)
+        return self.step_wait()

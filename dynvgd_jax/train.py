@@ -4,54 +4,49 @@ import contextlib
 import functools
 import logging
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dynvgd_jax.agent import POLICY, build_method, checkpoint_tree, load_learner
+from dynvgd_jax import processes
+from dynvgd_jax.agent import POLICY, build_method, load_learner
+from dynvgd_jax.config_check import own_envs
 from dynvgd_jax.demos.offline import Offline, load_offline
-from dynvgd_jax.diffusion.policy import Policy, load_policy, save_policy
-from dynvgd_jax.divergence import Record, diagnose
+from dynvgd_jax.diffusion.policy import Policy, load_policy
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.parallel import place
 from dynvgd_jax.programs import compile_programs
-from dynvgd_jax.resume import (
-    REPLAY,
-    ResumeStore,
-    Saved,
-    collector_tree,
-    find_saved,
-    lock_run,
-)
-from dynvgd_jax.rollout import ActFn, Collector
+from dynvgd_jax.replay_memory import DeviceReplay, HostReplay, reserve_replay
+from dynvgd_jax.resume import Saved, find_saved, lock_runs
+from dynvgd_jax.rollout import ActFn
 from dynvgd_jax.runs.clocks import Clocks, Due
 from dynvgd_jax.runs.lock import FolderLock
-from dynvgd_jax.runs.metrics import MetricsLog
-from dynvgd_jax.runs.replay_log import ReplayLog
-from dynvgd_jax.runs.report import Progress, Summary, print_results, summarise
-from dynvgd_jax.steering import replay as replay_lib
-from dynvgd_jax.steering.replay import ReplayState
+from dynvgd_jax.runs.report import (
+    Progress,
+    Summary,
+    print_results,
+    print_seed_means,
+)
+from dynvgd_jax.seed_run import (
+    ADVICE,
+    INIT_KEY,
+    SeedRun,
+    seed_configs,
+    seed_folders,
+)
+from dynvgd_jax.steering.replay import transition_nbytes
 from dynvgd_jax.types import EpisodeResult, Transition, VectorEnv
 
 log = logging.getLogger(__name__)
 
 # A checkpoint that the disk refused is tried again after this long, at the earliest.
 RETRY_CHECKPOINT_S = 60.0
-# Training calls whose scalars a diagnosis of divergence looks back on.
-RECENT_CALLS = 200
 # Training calls whose scalars may wait for the log; a checkpoint holds those.
 MOST_PENDING = 1_000
-# Finished training episodes over which success and return are averaged.
-RECENT_EPISODES = 100
-
-# Uses of the run's key; a key is drawn from one of these and a counter.
-INIT_KEY, ACT_KEY, UPDATE_KEY = range(3)
-
-_ADVICE = "the last checkpoint is kept; lower learning_rate or guidance.scale"
 
 ACTIVITIES = ("rollout", "act", "update", "eval")
 
@@ -69,12 +64,13 @@ def train(
     *,
     resume: bool = False,
     stop: Callable[[], bool] = lambda: False,
-) -> list[Summary]:
-    """Runs one training job and returns its evaluations in order.
+) -> dict[int, list[Summary]]:
+    """Runs one training job and returns each seed's evaluations, in order.
 
     Args:
       config: as `configs/base.py` describes, checked.
-      workdir: new folder for everything that the run writes.
+      workdir: new folder for everything that the run writes; with several seeds each
+        has a folder of its own inside.
       resume: go on with the run in `workdir` from its newest sound checkpoint, or from
         its beginning where it wrote none.
       make_env: number of environments -> environments, where they are not robosuite's.
@@ -88,78 +84,107 @@ def train(
         run means.
       StuckError: an environment hangs.
     """
-    workdir = Path(workdir)
-    with lock_run(workdir) if resume else contextlib.nullcontext() as lock:
-        source, saved = config.base_policy, None
+    folders = seed_folders(Path(workdir), config)
+    configs = seed_configs(config)
+    source, saved, locks = config.base_policy, None, []
+    with contextlib.ExitStack() as held:
         if resume:
-            saved = find_saved(workdir, config)
-            source = str(workdir / POLICY) if (workdir / POLICY).exists() else source
+            locks = processes.by_first(lambda: lock_runs(Path(workdir), folders)) or []
+            for lock in locks:
+                held.enter_context(lock)
+            saved = find_saved(folders, configs)
+            processes.require_equal("checkpoint", [s and s.env_steps for s in saved])
+            own = folders[0] / POLICY
+            source = str(own) if own.exists() else source
         policy = load_policy(
             f"builtin:{config.task}" if source == "builtin" else source
         )
         if make_env is None:
             make_env = functools.partial(_robosuite_env, config, policy)
-        run = Run(config, workdir, policy, make_env, saved, lock, stop)
+        run = Run(
+            config,
+            folders,
+            configs,
+            policy,
+            make_env,
+            saved=saved,
+            resuming=resume,
+            locks=locks,
+            stop=stop,
+        )
         try:
             finished = run.run()
         finally:
             run.close()
-    if finished:
-        print_results(run.summaries)
-    return run.summaries
+    summaries = {seed.seed: seed.summaries for seed in run.seeds}
+    if finished and processes.is_first():
+        if len(summaries) == 1:
+            print_results(run.seeds[0].summaries)
+        else:
+            print_seed_means(summaries)
+    return summaries
 
 
 class Run:
-    """One run's environments, learner, and files."""
+    """One run's learner, evaluation and clocks; `seeds` has what each seed owns.
+
+    With several processes every one holds a `Run` of the same state, but for its own
+    environments, and calls its methods at the same time.
+    """
 
     def __init__(
         self,
         config: ConfigDict,
-        workdir: Path,
+        folders: Sequence[Path],
+        configs: Sequence[ConfigDict],
         policy: Policy,
         make_env: MakeEnv,
-        saved: Saved | None,
-        lock: FolderLock | None,
-        stop: Callable[[], bool],
+        *,
+        saved: Sequence[Saved | None] | None = None,
+        resuming: bool = False,
+        locks: Sequence[FolderLock] | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ):
+        saved = saved or [None] * config.num_seeds
         self.config, self.policy, self.stop = config, policy, stop
         self.method = build_method(config, policy)
-        self.programs = compile_programs(config, policy, self.method)
-        self.learner = None  # until it is needed
-        if config.initial_critics and saved is None:
-            self.learner = load_learner(config.initial_critics, self.method)
-        self.offline = self._load_offline(saved)
-        self.env = make_env(config.num_envs)
-        policy.require_fit(self.env.obs_dim, self.env.action_dim, self.env.chunk_len)
-        self.eval_env = make_env(min(config.eval.num_envs, config.eval.episodes))
-        notes = saved.notes if saved else {}
-        goes_on = lock is not None
-        sizes = notes.get("sizes", {}) if goes_on else None
-        self.log = MetricsLog(workdir, config, sizes, lock)
-        if not (workdir / POLICY).exists():
-            save_policy(workdir / POLICY, policy)  # the run's folder stands alone
-        self.resume_store = ResumeStore(workdir)
-        self.replay_log = ReplayLog(
-            workdir / REPLAY,
-            # several devices round up what each holds, and share whole vector steps
-            config.replay.capacity + 2 * config.num_envs,
-            notes.get("segments"),
-        )
-        self.saved = saved
-        self.progress = Progress(config.total_env_steps)
+        self.placement = place(config.num_seeds)
+        self.programs = compile_programs(config, policy, self.placement)
+        self.saved = saved[0]
+        self.learner = None  # of all seeds; until it is needed
+        if config.initial_critics and self.saved is None:
+            learner = load_learner(config.initial_critics, self.method)
+            self.learner = self.programs.put([learner] * config.num_seeds)
+        self.offline = self._load_offline()
+        num_envs = own_envs(config.num_envs, processes.count())
+        envs = [make_env(num_envs) for _ in folders]
+        env = envs[0]
+        policy.require_fit(env.obs_dim, env.action_dim, env.chunk_len)
+        eval_envs = min(config.eval.num_envs, config.eval.episodes)
+        self.eval_env = make_env(-(-eval_envs // processes.count()))
+        self.seeds = [
+            SeedRun(
+                configs[i],
+                folders[i],
+                policy,
+                envs[i],
+                saved=saved[i],
+                lock=locks[i] if locks else None,
+                resuming=resuming,
+                offline_sha256=self.offline and self.offline.sha256,
+            )
+            for i in range(config.num_seeds)
+        ]
+        self.progress = Progress(config.total_env_steps, quiet=not processes.is_first())
         self.progress.__enter__()
-        self.summaries: list[Summary] = []
         self.to_evaluate = False  # the steered policy, before the next vector step
         self.retry_at: float | None = None  # when to repeat a checkpoint that failed
         self.clocks = Clocks(ACTIVITIES)
         self.eval_seeds = evaluation_seeds(config.eval.seed, config.eval.episodes)
-        self.key = jax.random.key(config.seed)
         self.eval_key = jax.random.key(config.eval.seed)
-        self.env_steps = 0
-        self.vector_step = config.num_envs * self.env.chunk_len
-        self.recent: deque[EpisodeResult] = deque(maxlen=RECENT_EPISODES)
-        self.pending: list[Record] = []  # not logged yet, perhaps still on the device
-        self.history: deque[Record] = deque(maxlen=RECENT_CALLS)  # logged
+        self.env_steps = 0  # of each seed
+        self.vector_step = config.num_envs * env.chunk_len
+        self.pending = []  # (env_steps, scalars on the devices)
 
     def run(self) -> bool:
         """Does what is left to do; returns False where the run was asked to stop."""
@@ -181,8 +206,8 @@ class Run:
     def close(self) -> None:
         """Ends the environments' threads and closes the files."""
         self.progress.__exit__(None, None, None)
-        self.log.close()
-        self.env.close()
+        for seed in self.seeds:
+            seed.close()
         self.eval_env.close()
 
     def _begin(self) -> None:
@@ -190,52 +215,65 @@ class Run:
 
         From here on the run can be resumed, whatever happens.
         """
-        config = self.config
-        if self.learner is None:
-            init_key = jax.random.fold_in(self.key, INIT_KEY)
-            self.learner = jax.jit(self.method.init)(init_key)
-        self.collector = Collector(
-            self.env,
-            config.seed,
-            config.reward_offset,
-            config.end_at_success,
-            config.bootstrap_at_time_limit,
-        )
-        if config.method != "base":
+        if self.learner is None and self.saved is None:
+            init = jax.jit(self.method.init)
+            keys = [jax.random.fold_in(seed.key, INIT_KEY) for seed in self.seeds]
+            self.learner = self.programs.put([init(key) for key in keys])
+        for seed in self.seeds:
+            seed.begin()
+        if self.config.method != "base":
             self.replay = self._allocate_replay()
         if self.saved is not None:
-            self._restore(self.saved)
+            self._restore()
         else:
-            self.resume_store.forget_after(-1)
+            for seed in self.seeds:
+                seed.forget_after(-1)
             self._checkpoint(required=True)
 
     def _evaluate_base(self) -> None:
         """Evaluates the unguided policy once per start noise, before any training."""
         if self.env_steps > 0:
             return
-        done = {summary.policy for summary in self.summaries}
+        done = {summary.policy for summary in self.seeds[0].summaries}
         for kind in self.config.eval.noises:
-            if f"base/{kind}" in done:
+            name = f"base/{kind}"
+            if name in done:
                 continue
 
             def act(obs, seeds, chunk_index, kind=kind):
-                arguments = (obs, self.eval_key, seeds, chunk_index)
-                return self.programs.decode(kind, self.policy.params, *arguments)
+                return self.programs.decode(
+                    kind, obs, self.eval_key, seeds, chunk_index
+                )
 
-            self._evaluate(f"base/{kind}", act)
+            results = self._evaluate(name, act)
+            for seed in self.seeds:
+                seed.record_evaluation(self.env_steps, name, results)
             self._checkpoint()
 
     def _evaluate_steered(self) -> None:
-        """Evaluates the steered policy with acting's own start noise."""
+        """Evaluates each seed's policy with acting's own start noise."""
+        name = f"{self.config.method}/{self.config.acting_noise}"
+        found = []
+        for place_of_seed, seed in enumerate(self.seeds):
+            learner = self.placement.take(self.learner, place_of_seed)
 
-        def act(obs, seeds, chunk_index):
-            arguments = (obs, self.eval_key, seeds, chunk_index, self.env_steps)
-            return self.programs.act(self.learner, self.policy.params, *arguments)[0]
+            def act(obs, seeds, chunk_index, learner=learner):
+                inputs = (obs, self.eval_key, seeds, chunk_index, self.env_steps)
+                return self.programs.act_one(learner, *inputs)[0]
 
-        self._evaluate(f"{self.config.method}/{self.config.acting_noise}", act)
+            label = f"seed {seed.seed}, " if len(self.seeds) > 1 else ""
+            found.append(self._evaluate(label + name, act))
+        for seed, results in zip(self.seeds, found, strict=True):
+            seed.record_evaluation(self.env_steps, name, results)
         self.to_evaluate = False
-        if self.env_steps in self.resume_store.candidates():
+        if processes.any_of(self._has_checkpoint()):
             self._checkpoint()  # so that a resumed run does not repeat it
+
+    def _has_checkpoint(self) -> bool:
+        stores = [seed.store for seed in self.seeds]
+        return processes.is_first() and all(
+            self.env_steps in store.candidates() for store in stores
+        )
 
     def _learn(self) -> None:
         """Trains until the budget of control steps is spent."""
@@ -244,13 +282,13 @@ class Run:
         due_evaluation = Due(config.eval.every_env_steps, self.env_steps)
         due_checkpoint = Due(config.checkpoint.every_env_steps, self.env_steps)
         self.clocks = Clocks(ACTIVITIES, first_step=self.env_steps)
-        learning = int(self.learner.num_updates) > 0
+        learning = self._num_updates() > 0
         while True:
             if self.to_evaluate:
                 self._evaluate_steered()
             if self.env_steps >= config.total_env_steps:
                 return
-            if self.stop():
+            if processes.any_of(self.stop()):
                 raise _StoppedError
             first_call = False
             if self.env_steps < config.first_rollout_env_steps:
@@ -262,17 +300,19 @@ class Run:
                 self._act_and_update()
             self.progress.update(
                 self.env_steps,
-                success=_success(self.recent),
+                success=self._success_rate(),
                 stage="learning" if learning else "first rollouts",
             )
             last = self.env_steps >= config.total_env_steps
             # The first training call is logged at once: a slow run shows early
             # whether its numbers make sense.
-            full = len(self.pending) >= MOST_PENDING
+            waiting = len(self.pending) + len(self.seeds[0].pending)
+            full = waiting >= MOST_PENDING
             if due_log(self.env_steps) or first_call or last or full:
                 self._log()
             self.to_evaluate = (due_evaluation(self.env_steps) and learning) or last
             retry = self.retry_at is not None and time.monotonic() >= self.retry_at
+            retry = processes.any_of(retry)
             # Before the evaluation, which may take long.
             if due_checkpoint(self.env_steps) or first_call or last or retry:
                 self._checkpoint()
@@ -280,31 +320,54 @@ class Run:
     def _explore(self) -> None:
         """One vector step of the first rollouts: the unguided policy, no training."""
         with self.clocks.measure("act"):
-            chunks = self._finite(
-                self.programs.explore(self.policy.params, *self._act_inputs())
-            )
-        self.replay = self.programs.store(self.replay, self._rollout(chunks))
+            chunks = [
+                self._finite(self.programs.explore(*seed.act_inputs()))
+                for seed in self.seeds
+            ]
+        self._start_rollouts(chunks)
+        self.replay.store(self._finish_rollouts())
 
     def _act_and_update(self) -> None:
-        """One vector step of the steered policy and one training call."""
+        """One vector step of the steered policy and one training call.
+
+        As published the training call follows the rollouts and may draw their
+        transitions. With `overlap` it runs beside them and may not.
+        """
         with self.clocks.measure("act"):
+            inputs = zip(*(seed.act_inputs() for seed in self.seeds), strict=True)
             chunks, guide_metrics = self.programs.act(
-                self.learner, self.policy.params, *self._act_inputs(), self.env_steps
+                self.learner, *inputs, self.env_steps
             )
-            chunks = self._finite(chunks)
-        fresh = self._rollout(chunks)
-        with self.clocks.measure("update"):
-            key = jax.random.fold_in(self.key, UPDATE_KEY)
-            self.learner, self.replay, metrics = self.programs.update(
-                self.learner,
-                self.replay,
-                self.policy.params,
-                fresh,
-                jax.random.fold_in(key, self.env_steps),
-                self.env_steps,
-            )
-            jax.block_until_ready(self.learner)
-        self.pending.append((self.env_steps, guide_metrics | metrics))
+            chunks = self.placement.collect(self._finite(chunks))
+        self._start_rollouts(chunks)
+        if self.config.overlap:
+            train_metrics = self._update(self.env_steps + self.vector_step)
+            self.replay.store(self._finish_rollouts())
+        else:
+            self.replay.store(self._finish_rollouts())
+            with self.clocks.measure("update"):
+                train_metrics = self._update(self.env_steps)
+                jax.block_until_ready(self.learner)
+        self.pending.append((self.env_steps, guide_metrics | train_metrics))
+
+    def _update(self, env_steps: int) -> dict[str, jax.Array]:
+        """Starts the training call that belongs to `env_steps` on the devices."""
+        keys = [seed.update_key(env_steps) for seed in self.seeds]
+        data = self.replay.training_input(keys)
+        self.learner, metrics = self.programs.update(
+            self.learner, data, keys, env_steps
+        )
+        return metrics
+
+    def _start_rollouts(self, chunks: Sequence[np.ndarray]) -> None:
+        for seed, own in zip(self.seeds, chunks, strict=True):
+            seed.collector.step_async(own)
+
+    def _finish_rollouts(self) -> list[Transition]:
+        with self.clocks.measure("rollout"):
+            fresh = [seed.finish_step() for seed in self.seeds]
+        self.env_steps += self.vector_step
+        return fresh
 
     def _checkpoint(self, required: bool = False) -> None:
         """Saves everything that the run needs to go on from here, bit for bit.
@@ -312,8 +375,11 @@ class Run:
         Where the disk does not take it, the run goes on with a warning and tries again
         later; with `required`, UserError.
         """
+        self._fetch()
         try:
-            self._save()
+            for place_of_seed, seed in enumerate(self.seeds):
+                learner = self.placement.take(self.learner, place_of_seed)
+                seed.save(self.env_steps, learner, self.to_evaluate)
             self.retry_at = None
         except OSError as error:
             text = f"no checkpoint at {self.env_steps:,} control steps: {error}"
@@ -325,68 +391,35 @@ class Run:
             log.warning("%s; the run goes on and tries again", text)
             self.retry_at = time.monotonic() + RETRY_CHECKPOINT_S
 
-    def _save(self) -> None:
-        self.pending = jax.device_get(self.pending)
-        self._refuse_divergence()
-        tree = jax.device_get(checkpoint_tree(self.learner, self.env_steps))
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
-            raise UserError(
-                f"training diverged: the critics hold values that are not finite at "
-                f"{self.env_steps:,} control steps; {_ADVICE}"
-            )
-        notes = {
-            "sizes": self.log.sizes(),
-            "segments": self.replay_log.write(),
-            "pending": [
-                [n, {k: float(v) for k, v in m.items()}] for n, m in self.pending
-            ],
-            "recent": [list(result) for result in self.recent],
-            "summaries": [list(summary) for summary in self.summaries],
-            "to_evaluate": self.to_evaluate,
-            "offline_sha256": self.offline and self.offline.sha256,
-        }
-        envs = collector_tree(self.collector)
-        self.resume_store.save(self.env_steps, tree, envs, notes)
-
-    def _restore(self, saved: Saved) -> None:
-        """Puts back what `checkpoint` saved."""
-        tree = self.resume_store.restore_learner(
-            saved.env_steps, checkpoint_tree(self.learner, 0)
-        )
-        self.learner, self.env_steps = tree["learner"], tree["env_steps"]
-        self.resume_store.restore_collector(saved.env_steps, self.collector)
-        if self.replay_log.segments:
-            flat_dim = self.policy.chunk_len * self.policy.action_dim
-            data = self.replay_log.read(
-                self.replay.data.reward.shape,
-                self.policy.obs_dim,
-                flat_dim,
-                step_rows=self.config.num_envs,
-            )
-            self.replay = replay_lib.refill(self.replay, data, self.replay_log.total)
-        for env_steps, values in saved.notes["pending"]:
-            values = {k: np.float32(v) for k, v in values.items()}
-            self.pending.append((env_steps, values))
-        self.recent.extend(EpisodeResult(*r) for r in saved.notes["recent"])
-        self.summaries = [Summary(*s) for s in saved.notes["summaries"]]
-        self.to_evaluate = saved.notes["to_evaluate"]
-        self.resume_store.forget_after(saved.env_steps)
+    def _restore(self) -> None:
+        """Puts back what `_checkpoint` saved."""
+        template = jax.eval_shape(self.method.init, jax.random.key(0))
+        self.learner = self.programs.put([s.restore(template) for s in self.seeds])
+        self.env_steps = self.saved.env_steps
+        if self.config.method != "base":
+            self._refill_replay()
+        self.to_evaluate = self.saved.notes["to_evaluate"]
+        for seed in self.seeds:
+            seed.forget_after(self.env_steps)
         self.progress.message(f"resumed at {self.env_steps:,} control steps")
 
-    def _act_inputs(self) -> tuple:
-        books = self.collector.books
-        key = jax.random.fold_in(self.key, ACT_KEY)
-        return self.collector.obs, key, books.seed, books.chunks
+    def _refill_replay(self) -> None:
+        stored = self.seeds[0].stored_transitions
+        if not stored:
+            return
+        replay, policy = self.replay, self.policy
+        shape = (replay.num_shards, replay.shard_capacity)
+        flat_dim = policy.chunk_len * policy.action_dim
+        rings = [
+            jax.tree.map(
+                lambda leaf: leaf[replay.own_shards],
+                seed.stored_rings(*shape, policy.obs_dim, flat_dim),
+            )
+            for seed in self.seeds
+        ]
+        replay.refill(rings, stored // replay.num_shards)
 
-    def _rollout(self, chunks: np.ndarray) -> Transition:
-        with self.clocks.measure("rollout"):
-            fresh, ended = self.collector.step(chunks)
-        self.replay_log.add(fresh)
-        self.recent.extend(ended)
-        self.env_steps += self.vector_step
-        return fresh
-
-    def _load_offline(self, saved: Saved | None) -> Offline | None:
+    def _load_offline(self) -> Offline | None:
         """Reads the offline transitions; a resumed run's must be those it began with.
 
         Raises:
@@ -402,8 +435,9 @@ class Run:
                 config.reward_offset,
                 config.task,
             )
-        if saved is not None:
-            found, expected = offline and offline.sha256, saved.notes["offline_sha256"]
+        if self.saved is not None:
+            found = offline and offline.sha256
+            expected = self.saved.notes["offline_sha256"]
             if found != expected:
                 raise UserError(
                     f"config.replay.offline_dataset: found transitions of SHA-256 "
@@ -412,28 +446,33 @@ class Run:
                 )
         return offline
 
-    def _allocate_replay(self) -> ReplayState:
+    def _allocate_replay(self) -> DeviceReplay | HostReplay:
         """Reserves what the run can fill, now rather than hours later."""
         steps = -(-self.config.total_env_steps // self.vector_step)
         capacity = min(self.config.replay.capacity, steps * self.config.num_envs)
         capacity = max(capacity, self.config.num_envs)
         flat_dim = self.policy.chunk_len * self.policy.action_dim
-        size = capacity * replay_lib.transition_nbytes(self.policy.obs_dim, flat_dim)
+        size = capacity * transition_nbytes(self.policy.obs_dim, flat_dim)
+        times = f"{len(self.seeds)} x " if len(self.seeds) > 1 else ""
         self.progress.message(
-            f"replay buffer: {capacity:,} transitions, {size / 1e6:,.0f} MB"
+            f"replay buffer: {times}{capacity:,} transitions, {size / 1e6:,.0f} MB of "
+            f"{self.config.replay.memory} memory"
         )
         if self.offline is not None:
             count = len(self.offline.transitions.reward)
             self.progress.message(f"offline transitions: {count:,}")
         offline = self.offline and self.offline.transitions
-        init_replay = self.programs.init_replay
-        return init_replay(capacity, self.policy.obs_dim, flat_dim, offline)
+        sizes = (capacity, self.policy.obs_dim, flat_dim, offline)
+        return reserve_replay(self.config, self.placement, *sizes)
 
-    def _evaluate(self, name: str, act: ActFn) -> None:
+    def _evaluate(self, label: str, act: ActFn) -> list[EpisodeResult]:
+        """Returns the evaluation's episodes; every process plays its share."""
+        own = self.eval_seeds[processes.index() :: processes.count()]
         done: list[EpisodeResult] = []
 
         def act_unless_stopped(obs, seeds, chunk_index):
-            if self.stop():
+            # Several processes are at different chunks; they stop after it.
+            if processes.count() == 1 and self.stop():
                 raise _StoppedError
             return self._finite(act(obs, seeds, chunk_index))
 
@@ -441,80 +480,89 @@ class Run:
             done.append(result)
             self.progress.update(
                 self.env_steps,
-                success=_success(done),
-                stage=f"evaluating {name} {len(done)}/{len(self.eval_seeds)}",
+                success=sum(r.success_chunk for r in done) / len(done),
+                stage=f"evaluating {label} {len(done)}/{len(own)}",
             )
 
         with self.clocks.measure("eval"):
             results = evaluate(
                 self.eval_env,
                 act_unless_stopped,
-                self.eval_seeds,
+                own,
                 reward_offset=self.config.reward_offset,
                 progress=progress,
             )
-        summary = summarise(self.env_steps, name, results)
-        self.summaries.append(summary)
-        self.log.episodes(self.env_steps, name, results)
-        prefix = "eval" if name.startswith(f"{self.config.method}/") else f"eval_{name}"
-        self.log.scalars(
-            self.env_steps,
-            {
-                f"{prefix}/success_rate": summary.success_chunk / summary.episodes,
-                f"{prefix}/success_any_rate": summary.success_any / summary.episodes,
-                f"{prefix}/reward": summary.mean_return,
-                f"{prefix}/timesteps": summary.mean_length,
-                f"{prefix}/faults": summary.faults,
-            },
-        )
+            parts = processes.gather_objects([list(r) for r in results])
+        return [
+            EpisodeResult(*parts[i % len(parts)][i // len(parts)])
+            for i in range(len(self.eval_seeds))
+        ]
 
     def _finite(self, chunks: jax.Array) -> np.ndarray:
         """Returns action chunks on the host; UserError where one is not finite."""
         chunks = np.asarray(chunks)
         if not np.isfinite(chunks).all():
-            self.pending = jax.device_get(self.pending)
-            self._refuse_divergence()
+            self._keep(jax.device_get(self.pending))
+            for seed in self.seeds:
+                seed.refuse_divergence()
             raise UserError(
                 f"the actions are not finite at {self.env_steps:,} control steps, "
                 f"though the last training calls were: the policy's weights, its "
-                f"normalization.npz or the critics are; {_ADVICE}"
+                f"normalization.npz or the critics are; {ADVICE}"
             )
         return chunks
 
-    def _refuse_divergence(self) -> None:
-        """Raises UserError where a fetched scalar is not finite."""
-        diagnosis = diagnose([*self.history, *self.pending])
-        if diagnosis is not None:
-            raise UserError(f"training diverged: {diagnosis}; {_ADVICE}")
+    def _fetch(self) -> None:
+        """Fetches all scalars at once and gives each seed its own.
+
+        Those of acting are means over the processes, which act for others.
+        """
+        fetched = jax.device_get(self.pending)
+        if processes.count() > 1:
+            acting = [
+                {k: v.tolist() for k, v in scalars.items() if k.startswith("guide/")}
+                for _, scalars in fetched
+            ]
+            everyones = zip(*processes.gather_objects(acting), strict=True)
+            fetched = [
+                (env_steps, scalars | _mean_of_each(same))
+                for (env_steps, scalars), same in zip(fetched, everyones, strict=True)
+            ]
+        self._keep(fetched)
+
+    def _keep(self, fetched: list) -> None:
+        for env_steps, scalars in fetched:
+            values = {n: self.placement.collect(v) for n, v in scalars.items()}
+            for i, seed in enumerate(self.seeds):
+                seed.pending.append((env_steps, {n: v[i] for n, v in values.items()}))
+        self.pending = []
 
     def _log(self) -> None:
-        """Fetches the interval's metrics, all at once, and writes their means."""
-        self.pending = jax.device_get(self.pending)
-        self._refuse_divergence()
-        fetched = [values for _, values in self.pending]
-        self.history.extend(self.pending)
-        self.pending = []
-        names = fetched[0].keys() if fetched else ()
-        values = {n: float(np.mean([f[n] for f in fetched])) for n in names}
-        if self.recent:
-            values |= {
-                "train/success_rate": _success(self.recent),
-                "train/ep_rew_mean": np.mean([r.episode_return for r in self.recent]),
-                "train/ep_len_mean": np.mean([r.length for r in self.recent]),
-                "train/faults": sum(r.fault for r in self.recent),
-            }
-        values |= {
-            "train/num_updates": int(self.learner.num_updates),
+        """Writes the interval's scalars."""
+        self._fetch()
+        counts = {
+            "train/num_updates": self._num_updates(),
             "train/updates_per_control_step": self.config.utd / self.vector_step,
         }
-        values |= self.clocks.report(self.env_steps)
-        self.log.scalars(self.env_steps, values)
+        counts |= self.clocks.report(self.env_steps)
+        for seed in self.seeds:
+            seed.log_interval(self.env_steps, counts)
+
+    def _num_updates(self) -> int:
+        return int(np.ravel(jax.device_get(self.learner.num_updates))[0])
+
+    def _success_rate(self) -> float | None:
+        rates = [seed.success_rate() for seed in self.seeds]
+        return None if None in rates else sum(rates) / len(rates)
 
 
-def _success(episodes) -> float | None:
-    if not episodes:
-        return None
-    return sum(r.success_chunk for r in episodes) / len(episodes)
+def _mean_of_each(everyones: Sequence[dict]) -> dict[str, np.ndarray]:
+    """The mean over processes of each scalar, one value or one a seed."""
+    names = everyones[0].keys()
+    return {
+        n: np.mean([own[n] for own in everyones], axis=0, dtype=np.float32)
+        for n in names
+    }
 
 
 def _robosuite_env(config: ConfigDict, policy: Policy, num_envs: int) -> VectorEnv:

@@ -31,8 +31,14 @@ class VectorEnv(Protocol):
     def step(self, indices: np.ndarray, actions: np.ndarray) -> ChunkResult:
         """Runs `actions [n, Ta, Da]` (normalised) in the named environments."""
 
+    def step_async(self, indices: np.ndarray, actions: np.ndarray) -> None:
+        """Starts a step in the background."""
+
+    def step_wait(self) -> ChunkResult:
+        """Returns the result of the oldest step that `step_async` started."""
+
     def get_state(self) -> dict[str, np.ndarray]:
-        """Returns all hidden state."""
+        """Returns all hidden state; every leading axis is `num_envs`."""
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Continues from a `get_state` exactly."""

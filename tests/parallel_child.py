@@ -1,10 +1,11 @@
 """Run by tests/test_parallel.py in a process with several virtual CPU devices.
 
 `python -m tests.parallel_child math` prints what training does on 1, 2, 4 and 8
-devices; `python -m tests.parallel_child run POLICY FOLDER STEPS` trains in FOLDER, or
-resumes there, up to STEPS vector steps. Both print one JSON object.
+devices, `... seeds` what several seeds do; `... run POLICY FOLDER STEPS [SEEDS]` trains
+in FOLDER, or resumes there, up to STEPS vector steps. All print one JSON object.
 """
 
+import functools
 import hashlib
 import json
 import sys
@@ -19,7 +20,7 @@ import numpy as np
 
 from dynvgd_jax import parallel
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
-from dynvgd_jax.steering import replay as replay_lib
+from dynvgd_jax.replay_memory import REPLAY_AXES, DeviceReplay
 from dynvgd_jax.steering import td, vgd
 from dynvgd_jax.steering.ensemble import CriticEnsemble
 from dynvgd_jax.steering.guidance import Guidance
@@ -29,15 +30,14 @@ from tests.steering import toy
 UTD, BATCH, ENVS = 2, 16, 8
 
 
-def make(num_devices):
+def make(placement=parallel.ONE_DEVICE):
     config = vgd.VgdConfig(
         Guidance(scale=0.05, last_k=1),
         td.TdConfig(0.9),
         1e-3,
-        BATCH // num_devices,
+        BATCH // placement.group_devices,
         UTD,
     )
-    average = parallel.mean_over_devices if num_devices > 1 else lambda tree: tree
     return vgd.make_vgd(
         config,
         CriticEnsemble(num=3, width=16, depth=1),
@@ -45,7 +45,7 @@ def make(num_devices):
         toy.make_eps_fn,
         toy.OBS_DIM,
         toy.CHUNK,
-        average,
+        placement.average,
     )
 
 
@@ -62,7 +62,8 @@ def transitions(seed, *shape):
 
 def learn_from_one_global_batch(num_devices):
     """State and metrics after two training calls on the same global batches."""
-    method, params = make(num_devices), toy.to_jax(toy.weights())
+    method = make(parallel.place(1, num_devices))
+    params = toy.to_jax(toy.weights())
     learn = jax.jit(method.learn)
     if num_devices > 1:
         learn = jax.pmap(
@@ -72,7 +73,7 @@ def learn_from_one_global_batch(num_devices):
             out_axes=None,
             devices=jax.local_devices()[:num_devices],
         )
-    state = make(1).init(jax.random.key(0))
+    state = make().init(jax.random.key(0))
     for call in range(2):
         batches = transitions(call, UTD, BATCH)
         noise = np.float32(
@@ -96,23 +97,37 @@ def replicas_equal(tree, num_devices):
     return True
 
 
+def learning_of(placement):
+    """What `train.py` compiles, of the toy method."""
+    method = make(placement)
+
+    def act(learner, params, obs, key, seeds, chunk_index, env_steps):
+        noise = vgd.start_noise("randn", key, seeds, chunk_index, toy.CHUNK)
+        return method.act(learner, params, obs, noise, env_steps)
+
+    return parallel.compile_learning(
+        placement, REPLAY_AXES, update=method.update, act=act
+    )
+
+
 def compiled_learning(num_devices):
     """Three training calls as `train.py` makes them: replicas, shards, sizes."""
-    method = make(num_devices)
-    learning = parallel.compile_learning(
-        num_devices, replay_lib.init_replay, replay_lib.add, method.update
-    )
-    replay = learning.init_replay(98, toy.OBS_DIM, toy.FLAT)
+    placement = parallel.place(1, num_devices)
+    learning = learning_of(placement)
+    replay = DeviceReplay(placement, 98, toy.OBS_DIM, toy.FLAT, None)
     first = transitions(0, ENVS)
-    replay = learning.store(replay, first)
-    params, state = toy.to_jax(toy.weights()), method.init(jax.random.key(0))
+    replay.store([first])
+    params = learning.replicate(toy.to_jax(toy.weights()))
+    state = learning.put([make().init(jax.random.key(0))])
     for call in range(3):
-        key = jax.random.key(call)
-        fresh = transitions(call, ENVS)
-        state, replay, metrics = learning.update(state, replay, params, fresh, key, 0)
+        replay.store([transitions(call, ENVS)])
+        state, metrics = learning.update(
+            state, replay.state, params, [jax.random.key(call)], 0
+        )
+    replay = replay.state
     stored = np.asarray(replay.data.obs)
     rows = ENVS // num_devices
-    local = learning.local(state)
+    local = placement.take(state, 0)
     return {
         "replicas_equal": replicas_equal(state, num_devices),
         "num_updates": int(state.num_updates),
@@ -130,20 +145,64 @@ def compiled_learning(num_devices):
 
 def draws(num_devices):
     """The batch keys of the devices."""
-    seen = parallel.compile_learning(
-        num_devices,
-        replay_lib.init_replay,
-        replay_lib.add,
-        lambda learner, replay, params, fresh, key, env_steps: (
-            learner,
-            replay._replace(data=jax.random.bits(key)),
-            env_steps,
-        ),
+    placement = parallel.place(1, num_devices)
+    shard = jax.pmap(
+        lambda _, key: jax.random.bits(placement.own_key(key)),
+        parallel.AXIS,
+        in_axes=(0, None),
     )
-    replay = seen.init_replay(num_devices, 1, 1)
-    zeros = jnp.zeros(num_devices)
-    _, replay, _ = seen.update(zeros[0], replay, zeros, zeros, jax.random.key(0), 0)
-    return np.asarray(replay.data).tolist()
+    return np.asarray(shard(np.zeros(num_devices), jax.random.key(0))).tolist()
+
+
+@functools.cache
+def several_seeds(first_seed, num_seeds, num_devices):
+    """Each seed's learner, chunks and metrics after training calls and one act."""
+    placement = parallel.place(num_seeds, num_devices)
+    learning = learning_of(placement)
+    seeds = range(first_seed, first_seed + num_seeds)
+    params = learning.replicate(toy.to_jax(toy.weights()))
+    state = learning.put([make().init(jax.random.key(seed)) for seed in seeds])
+    replay = DeviceReplay(placement, 40, toy.OBS_DIM, toy.FLAT, None)
+    for call in range(6):  # the buffers overflow
+        replay.store([transitions((s, call), ENVS) for s in seeds])
+        keys = [jax.random.key(100 * s + call) for s in seeds]
+        state, metrics = learning.update(state, replay.state, params, keys, 0)
+    inputs = (
+        [transitions((s, 99), ENVS).obs for s in seeds],
+        [jax.random.key(s) for s in seeds],
+        [np.arange(ENVS, dtype=np.uint32)] * num_seeds,
+        [np.arange(ENVS, dtype=np.int32)] * num_seeds,
+    )
+    chunks, _ = learning.act(state, params, *inputs, 0)
+    chunks = placement.collect(np.asarray(chunks))
+    losses = placement.collect(np.asarray(metrics["train/critic_loss"]))
+    found = []
+    for place, seed in enumerate(seeds):
+        learner = placement.take(state, place)
+        leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(learner.critic)]
+        found.append((np.concatenate(leaves), chunks[place], losses[place]))
+        assert int(learner.num_updates) == 6 * UTD, seed
+    return placement.num_groups, found
+
+
+def seeds():
+    """Differences of every seed to its own run on as many devices as its group has."""
+    out = {}
+    for num_seeds, num_devices in ((4, 1), (1, 8), (4, 2), (4, 4), (4, 8), (6, 4)):
+        groups, together = several_seeds(10, num_seeds, num_devices)
+        differences = []
+        for place in range(num_seeds):
+            _, (alone,) = several_seeds(10 + place, 1, num_devices // groups)
+            differences += [
+                float(np.abs(a - b).max()) for a, b in zip(alone, together[place])
+            ]
+        apart = np.abs(together[0][0] - together[-1][0]).max() if num_seeds > 1 else 1
+        out[f"{num_seeds} seeds, {num_devices} devices"] = {
+            "groups": groups,
+            "difference": max(differences),
+            "apart": float(apart),
+        }
+    return out
 
 
 def math():
@@ -163,31 +222,38 @@ def math():
             "metrics": [float(abs(metrics[n] / found[n] - 1)) for n in names],
             "replicas_equal": replicas_equal(state, num_devices),
         }
-    start = make(1).init(jax.random.key(0)).critic.params
+    start = make().init(jax.random.key(0)).critic.params
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), start, alone[0][0])
     out["moved"] = max(jax.tree.leaves(moved))
     return out
 
 
-def run(policy, folder, vector_steps):
+def run(policy, folder, vector_steps, num_seeds=1):
     from dynvgd_jax import load_agent
     from dynvgd_jax.train import train
     from tests.reach import ReachEnv
     from tests.test_train import VECTOR_STEP, tiny
 
-    config = tiny(policy, total_env_steps=int(vector_steps) * VECTOR_STEP)
+    config = tiny(
+        policy,
+        total_env_steps=int(vector_steps) * VECTOR_STEP,
+        num_seeds=int(num_seeds),
+    )
     train(config, folder, make_env=ReachEnv, resume=Path(folder).exists())
-    learner = load_agent(folder).learner
-    content = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(learner))
+    folders = [folder]
+    if config.num_seeds > 1:
+        folders = sorted(Path(folder).glob("seed*"))
+    learners = [load_agent(each).learner for each in folders]
+    content = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(learners)]
     return {
         "devices": jax.local_device_count(),
-        "num_updates": int(learner.num_updates),
-        "learner": hashlib.sha256(content).hexdigest(),
+        "num_updates": int(learners[0].num_updates),
+        "learner": hashlib.sha256(b"".join(content)).hexdigest(),
     }
 
 
 def main():
-    jobs = {"math": math, "run": run}
+    jobs = {"math": math, "seeds": seeds, "run": run}
     print(json.dumps(jobs[sys.argv[1]](*sys.argv[2:])))
 
 

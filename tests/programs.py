@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from dynvgd_jax.agent import build_method
 from dynvgd_jax.diffusion.policy import load_policy
 from dynvgd_jax.steering import replay as replay_lib
-from dynvgd_jax.types import Transition
 
 
 def published(task, ddim_steps):
@@ -21,16 +20,10 @@ def update_and_inputs(config, policy, stored=1000):
     """The training call as `train.py` compiles it, and its inputs as shapes."""
     method = build_method(config, policy)
     flat_dim = policy.chunk_len * policy.action_dim
-    fresh = Transition(
-        *(
-            jax.ShapeDtypeStruct((config.num_envs, *shape), jnp.float32)
-            for shape in ((policy.obs_dim,), (flat_dim,), (), (policy.obs_dim,), ())
-        )
-    )
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(method.init, key)
     replay = jax.eval_shape(
         lambda: replay_lib.init_replay(stored, policy.obs_dim, flat_dim)
     )
-    inputs = (state, replay, policy.params, fresh, key, jnp.int32(0))
-    return jax.jit(method.update, donate_argnums=(0, 1)), inputs
+    inputs = (state, replay, policy.params, key, jnp.int32(0))
+    return jax.jit(method.update, donate_argnums=0), inputs

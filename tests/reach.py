@@ -10,7 +10,17 @@ STEP = 0.1  # distance per control step at full speed
 SUCCESS_RADIUS = 0.15
 
 
-class ReachEnv:
+class LazyEnv:
+    """Steps when it is waited for."""
+
+    def step_async(self, indices, actions):
+        self.started = indices, actions
+
+    def step_wait(self):
+        return self.step(*self.started)
+
+
+class ReachEnv(LazyEnv):
     """`num_envs` points; observation (position, goal), actions in [-1, 1]^2.
 
     The reward of a control step is 1 minus the distance to the goal (at least 0).

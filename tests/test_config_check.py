@@ -101,6 +101,7 @@ def test_quick_changes_sizes_but_not_the_method():
         ({"guidance.candidates": 0}, "candidates: found 0"),
         ({"critic.action_noise": -1.0}, "action_noise: found -1.0"),
         ({"target_n_step": 0}, "target_n_step: found 0, expected a number from 1"),
+        ({"target_n_step": 5, "replay.memory": "host"}, "found 5, expected 1 with"),
         ({"target_noise": "zero"}, "target_noise: found 'zero'"),
         ({"guidance.scale_mode": "trust_regio"}, "did you mean 'trust_region'"),
         ({"total_env_steps": 2**31}, "config.total_env_steps: found 2147483648"),

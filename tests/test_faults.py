@@ -14,13 +14,14 @@ import pytest
 from dynvgd_jax import load_agent
 from dynvgd_jax import train as train_module
 from dynvgd_jax.errors import UserError
+from dynvgd_jax.evaluate import evaluation_seeds
 from dynvgd_jax.resume import ResumeStore, find_saved
 from dynvgd_jax.runs import checkpoint
 from dynvgd_jax.runs.durable import AppendFile
 from dynvgd_jax.runs.lock import LOCK_FILE, FolderLock
 from dynvgd_jax.train import train
 from tests.reach import PowerCutError, ReachEnv, acting_at, breaking
-from tests.same_run import assert_equal_runs
+from tests.same_run import assert_equal_runs, scalars
 from tests.test_train import MANY_CHECKPOINTS, VECTOR_STEP, tiny
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -118,7 +119,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_one_line_and_its_last_checkpoi
     assert "what was saved before is kept; free space" in str(caught.value)
     assert "\n" not in str(caught.value)
     small.free()
-    assert find_saved(folder / "run", toy_config).env_steps == 15 * VECTOR_STEP
+    assert find_saved([folder / "run"], [toy_config])[0].env_steps == 15 * VECTOR_STEP
     train(toy_config, folder / "run", make_env=ReachEnv, resume=True)
     assert_equal_runs(folder / "run", finished_run)
 
@@ -207,12 +208,12 @@ def damages(path):
 def test_every_damage_of_every_file_is_noticed(toy_config, finished_run, tmp_path):
     folder = shutil.copytree(finished_run, tmp_path / "run")
     newest, before = 24 * VECTOR_STEP, 20 * VECTOR_STEP
-    assert find_saved(folder, toy_config).env_steps == newest
+    assert find_saved([folder], [toy_config])[0].env_steps == newest
     kinds = {"before": 0, "none": 0}
     for path in list(checkpoint_files(folder, newest)):
         for damage in damages(path):
             try:
-                found = find_saved(folder, toy_config).env_steps
+                found = find_saved([folder], [toy_config])[0].env_steps
                 assert found == before, (path, damage)
                 kinds["before"] += 1
             except UserError as error:  # a file that both need
@@ -220,7 +221,7 @@ def test_every_damage_of_every_file_is_noticed(toy_config, finished_run, tmp_pat
                 kinds["none"] += 1
     # 3 each of two manifests, the notes, Orbax' files and the newest segment
     assert kinds["before"] >= 3 * 8 and kinds["none"] >= 3
-    assert find_saved(folder, toy_config).env_steps == newest
+    assert find_saved([folder], [toy_config])[0].env_steps == newest
 
 
 def test_a_file_that_cannot_be_read_falls_back(
@@ -235,7 +236,7 @@ def test_a_file_that_cannot_be_read_falls_back(
         return original(path)
 
     monkeypatch.setattr(checkpoint, "sha256", sha256)
-    assert find_saved(finished_run, toy_config).env_steps == before
+    assert find_saved([finished_run], [toy_config])[0].env_steps == before
     assert f"checkpoint {newest} cannot be used: " in caplog.text
 
 
@@ -288,10 +289,10 @@ def test_other_versions_are_named(toy_config, finished_run, tmp_path, caplog):
     versions = folder / "versions.json"
     found = versions.read_text()
     versions.write_text(found.replace('"mujoco": "3.3.7"', '"mujoco": "3.3.6"'))
-    find_saved(folder, toy_config)
+    find_saved([folder], [toy_config])
     assert "resuming with mujoco: 3.3.6 -> 3.3.7" in caplog.text
     versions.write_text("{")
-    find_saved(folder, toy_config)
+    find_saved([folder], [toy_config])
     assert "resuming with unknown versions" in caplog.text
 
 
@@ -305,7 +306,7 @@ def broken_learner(monkeypatch, at_call: int):
         def update(*inputs):
             nonlocal calls
             calls += 1
-            learner, *rest = programs.update(*inputs)
+            learner, metrics = programs.update(*inputs)
             if calls == at_call:
                 leaves, tree = jax.tree.flatten(learner.critic.params)
                 leaves[0] = leaves[0].at[(0,) * leaves[0].ndim].set(np.nan)
@@ -313,7 +314,7 @@ def broken_learner(monkeypatch, at_call: int):
                     params=jax.tree.unflatten(tree, leaves)
                 )
                 learner = learner._replace(critic=critic)
-            return learner, *rest
+            return learner, metrics
 
         return programs._replace(update=update)
 
@@ -380,6 +381,30 @@ def test_nan_from_an_environment_is_named_and_never_stored(
         train(toy_config, tmp_path / "run", make_env=Broken)
     train(toy_config, tmp_path / "run", make_env=ReachEnv, resume=True)
     assert_equal_runs(tmp_path / "run", finished_run)
+
+
+def test_episodes_with_broken_physics_are_counted_as_failed(toy_config, tmp_path):
+    """As robosuite's environments report it: no reward, no success, and no end."""
+
+    class Breaking(ReachEnv):
+        def reset(self, indices, seeds):
+            self.odd = getattr(self, "odd", np.zeros(self.num_envs, bool))
+            self.odd[indices] = np.asarray(seeds) % 2 == 1
+            return super().reset(indices, seeds)
+
+        def step(self, indices, actions):
+            result = super().step(indices, actions)
+            broken = self.odd[indices]
+            result.reward[broken], result.success[broken] = 0, False
+            return result._replace(fault=broken)
+
+    folder = tmp_path / "run"
+    ((base, *_),) = train(toy_config, folder, make_env=Breaking).values()
+    seeds = evaluation_seeds(toy_config.eval.seed, toy_config.eval.episodes)
+    assert base.faults == np.sum(seeds % 2 == 1) > 0
+    points = scalars(folder)
+    assert points["eval_base/randn/faults"][0][1] == base.faults
+    assert points["train/faults"][-1][1] > 0
 
 
 def test_a_second_process_cannot_resume_it(toy_config, finished_run, tmp_path):

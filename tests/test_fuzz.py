@@ -105,7 +105,7 @@ def readers(monkeypatch, tmp_path):
         kind = "resume" if resume else config.job
         ran[kind] += 1
         if kind == "resume":
-            find_saved(workdir, config)
+            find_saved([workdir], [config])
         elif kind == "pretrain":
             check_config(config)
             if Path(config.dataset).suffix == ".npz":

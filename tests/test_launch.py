@@ -74,7 +74,7 @@ def test_resume_goes_to_training_and_may_have_a_folder(outside, jobs, capsys):
     assert launch.main(["launch.py", *arguments, "--resume"]) == 0
     assert jobs[0][3:] == (("resume", True),)
     demos = SQUARE.replace("square_ddim8", "square_demos")
-    assert "--resume goes on with training runs" in fail(capsys, demos, "--resume")
+    assert "--resume is for training runs" in fail(capsys, demos, "--resume")
 
 
 def test_preset_workdir_and_tuples(outside, jobs):

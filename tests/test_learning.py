@@ -83,7 +83,9 @@ def gains(folder, base_policy, name, scale, seeds=SEEDS, **changes):
     found = []
     for seed in seeds:
         config = run_config(base_policy, seed, scale, **changes)
-        before, after = train(config, folder / f"{name}{seed}", make_env=ReachEnv)
+        ((before, after),) = train(
+            config, folder / f"{name}{seed}", make_env=ReachEnv
+        ).values()
         assert before.policy == "base/tanh_randn"
         assert after.policy == "dynvgd/tanh_randn"
         found.append(after.mean_return - before.mean_return)
@@ -112,6 +114,7 @@ LEVERS = {
         "guidance.last_k": 0,
         "guidance.first_k": 2,
         "guidance.point": "estimate",
+        "guidance.time_anneal": "off",
     },
     "trust_region": {"guidance.scale_mode": "trust_region", "guidance.scale": 0.3},
     "target_noise": {"target_noise": "tanh_randn"},

@@ -1,4 +1,4 @@
-"""Several devices, in a process with 8 virtual CPU devices, equal one device."""
+"""Several devices and seeds, in a process with 8 virtual devices, equal one alone."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dynvgd_jax.errors import UserError
-from dynvgd_jax.parallel import require_shares
+from dynvgd_jax.parallel import Placement, require_shares
 from tests.command import ROOT, environment
 from tests.test_train import random_policy
 
@@ -79,7 +79,37 @@ def test_runs_resume_bit_for_bit_and_on_fewer_devices(tmp_path, cache_folder):
     assert fewer["learner"] != unbroken["learner"]  # other batches, other rounding
 
 
+@pytest.mark.slow
+def test_seeds_side_by_side_learn_as_alone(cache_folder):
+    """Stacked on one device, spread over devices, and both; each on its own batches."""
+    found = child(cache_folder, "seeds")
+    groups = {"4 seeds, 1 devices": 1, "4 seeds, 2 devices": 2, "4 seeds, 4 devices": 4}
+    groups |= {
+        "1 seeds, 8 devices": 1,
+        "4 seeds, 8 devices": 4,
+        "6 seeds, 4 devices": 2,
+    }
+    assert {name: result["groups"] for name, result in found.items()} == groups
+    for result in found.values():
+        assert result["difference"] < 5e-6 and result["apart"] > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_run_of_several_seeds_resumes_bit_for_bit(tmp_path, cache_folder, devices):
+    policy = random_policy(tmp_path / "policy")
+
+    def run(name, vector_steps):
+        job = ("run", policy, tmp_path / name, vector_steps, 2)
+        return child(cache_folder, *job, devices=devices)
+
+    unbroken = run("unbroken", 24)
+    assert run("resumed", 16)["num_updates"] < unbroken["num_updates"]
+    assert run("resumed", 24) == unbroken
+
+
 def test_sizes_that_cannot_be_shared_are_refused():
-    require_shares(4, batch_size=512, num_envs=8)
+    four = Placement(num_devices=4, num_local=4)
+    require_shares(four, batch_size=512, num_envs=8)
     with pytest.raises(UserError, match=r"config.num_envs: found 6, expected a mult"):
-        require_shares(4, batch_size=512, num_envs=6)
+        require_shares(four, batch_size=512, num_envs=6)

@@ -13,10 +13,10 @@ from dynvgd_jax.rollout import (
     max_chunks,
 )
 from dynvgd_jax.types import ChunkResult
-from tests.reach import ReachEnv
+from tests.reach import LazyEnv, ReachEnv
 
 
-class ScriptedEnv:
+class ScriptedEnv(LazyEnv):
     """Successes per control step come from a table; obs tells seed and chunk."""
 
     obs_dim, action_dim, chunk_len = 2, 1, 2
@@ -169,7 +169,7 @@ def test_collector_ends_an_episode_at_a_fault():
     collector = Collector(env, run_seed=0, reward_offset=1.0)
     transition, (result,) = collector.step(np.zeros((1, 2, 1)))
     assert transition.done[0] == 1 and result.fault and not result.success_any
-    assert collector.next_episode == 2
+    assert collector.books.episode[0] == 1
 
 
 def test_episode_seeds_do_not_depend_on_the_number_of_environments():
@@ -204,12 +204,15 @@ def test_a_time_limit_may_be_no_end_for_targets_but_is_one_for_the_episode():
     for episodes in (2, 4):
         first, none = collector.step(chunk)
         last, ended = collector.step(chunk)
-        assert not none and len(ended) == 2 and collector.next_episode == 2 + episodes
+        assert not none and len(ended) == 2
+        np.testing.assert_array_equal(collector.books.episode, [episodes, episodes + 1])
         assert not first.done.any() and not last.done.any()
         np.testing.assert_array_equal(last.next_obs[:, 1], [2, 2])
         np.testing.assert_array_equal(collector.obs[:, 1], [0, 0])
     # Success and faults remain ends.
     for options in ({"success": [[1, 1]]}, {"success": [[0, 0]], "fault_at": 0}):
         env = ScriptedEnv(1, max_steps=2, **options)
-        collector = Collector(env, 0, 1.0, True, True)
+        collector = Collector(
+            env, 0, 1.0, end_at_success=True, bootstrap_at_time_limit=True
+        )
         assert collector.step(np.zeros((1, 2, 1)))[0].done[0] == 1

@@ -19,9 +19,10 @@ from dynvgd_jax.envs.normalize import Normalization, save_normalization
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.rollout import TRAIN_STREAM, episode_seed
 from dynvgd_jax.runs.checkpoint import CheckpointStore
+from dynvgd_jax.seed_run import ACT_KEY
 from dynvgd_jax.steering import td
 from dynvgd_jax.steering.vgd import start_noise
-from dynvgd_jax.train import ACT_KEY, train
+from dynvgd_jax.train import train
 from dynvgd_jax.types import Transition
 from tests import torch_reference as ref
 from tests.reach import ReachEnv

@@ -169,7 +169,8 @@ def test_a_policy_of_other_sizes_is_refused(tmp_path):
 
 def test_method_base_only_evaluates(tmp_path):
     policy = random_policy(tmp_path / "policy")
-    summaries = train(tiny(policy, method="base"), tmp_path / "run", make_env=ReachEnv)
+    config = tiny(policy, method="base")
+    (summaries,) = train(config, tmp_path / "run", make_env=ReachEnv).values()
     assert [s.policy for s in summaries] == ["base/tanh_randn", "base/randn"]
     # it can be resumed and loaded, though nothing has learned
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["0"]

@@ -38,13 +38,16 @@ class Dense(nn.Module):
 
     features: int
     product: Callable[[Array, Array], Array] = matmul
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b n"]) -> Float[Array, "*b m"]:
         zeros = nn.initializers.zeros
         kernel = self.param("kernel", zeros, (x.shape[-1], self.features))
-        bias = self.param("bias", zeros, (self.features,))
         y = self.product(x, kernel)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", zeros, (self.features,))
         return y + jnp.broadcast_to(bias, y.shape)
 
 
@@ -100,6 +103,11 @@ class DiffusionMLP(nn.Module):
             )
         super().__post_init__()
 
+    @property
+    def num_blocks(self) -> int:
+        """Residual blocks of the trunk."""
+        return (len(self.hidden_dims) - 1) // 2 if self.residual else 0
+
     @nn.compact
     def __call__(
         self,
@@ -115,52 +123,58 @@ class DiffusionMLP(nn.Module):
             batch (the embedding is then computed for one row).
           obs: normalised observations `[B, Do]`.
         """
+        x, time, condition = self._inputs(x_t, t, obs)
+        time = jnp.broadcast_to(time, (len(x), self.time_dim))
+        h = jnp.concatenate([x, time, condition], axis=-1)
+        h = self._residual_trunk(h) if self.residual else self._plain_trunk(h)
+        eps = Dense(self.chunk_len * self.action_dim, name="out")(h)
+        return eps.reshape(x_t.shape)
+
+    def _inputs(self, x_t, t, obs):
+        """The trunk's three inputs: x_t flattened, time embedding, encoded obs."""
         expected = (self.chunk_len, self.action_dim)
         if x_t.shape[1:] != expected or obs.shape != (len(x_t), self.obs_dim):
             raise ValueError(
                 f"found x_t {x_t.shape} and obs {obs.shape}, expected "
                 f"(B, {expected[0]}, {expected[1]}) and (B, {self.obs_dim})"
             )
-        batch = len(x_t)
         time = sinusoidal_embedding(jnp.atleast_1d(t), self.time_dim)
         time = mish(Dense(2 * self.time_dim, name="time_0")(time))
         time = Dense(self.time_dim, name="time_1")(time)
-        time = jnp.broadcast_to(time, (batch, self.time_dim))
 
-        act = ACTIVATIONS[self.activation]
         condition = obs
         for i, width in enumerate(self.cond_dims):
             condition = Dense(width, name=f"cond_{i}")(condition)
             if i < len(self.cond_dims) - 1:
-                condition = act(condition)
+                condition = ACTIVATIONS[self.activation](condition)
+        return x_t.reshape(len(x_t), -1), time, condition
 
-        h = jnp.concatenate([x_t.reshape(batch, -1), time, condition], axis=-1)
-        h = self._residual_trunk(h, act) if self.residual else self._plain_trunk(h, act)
-        eps = Dense(self.chunk_len * self.action_dim, name="out")(h)
-        return eps.reshape(x_t.shape)
-
-    def _residual_trunk(self, h, act):
+    def _residual_trunk(self, h):
         """One Dense, then pre-activation blocks of two Dense each."""
+        width = self.hidden_dims[0]
+        h = Dense(width, name="trunk_in")(h)
+        for i in range(self.num_blocks):
+            h = h + Dense(width, name=f"block_{i}_l2")(self._block(h, i))
+        return h
+
+    def _block(self, h, i):
+        """What the second Dense of block `i` receives."""
+        act = ACTIVATIONS[self.activation]
 
         def normed(x, name):
             return _layer_norm(RESIDUAL_NORM_EPS, name)(x) if self.layer_norm else x
 
-        width = self.hidden_dims[0]
-        h = Dense(width, name="trunk_in")(h)
-        for i in range((len(self.hidden_dims) - 1) // 2):
-            inner = act(normed(h, f"block_{i}_norm1"))
-            inner = Dense(width, name=f"block_{i}_l1")(inner)
-            inner = act(normed(inner, f"block_{i}_norm2"))
-            h = h + Dense(width, name=f"block_{i}_l2")(inner)
-        return h
+        inner = act(normed(h, f"block_{i}_norm1"))
+        inner = Dense(self.hidden_dims[0], name=f"block_{i}_l1")(inner)
+        return act(normed(inner, f"block_{i}_norm2"))
 
-    def _plain_trunk(self, h, act):
+    def _plain_trunk(self, h):
         """Dense, optional LayerNorm, activation, for every hidden width."""
         for i, width in enumerate(self.hidden_dims):
             h = Dense(width, name=f"trunk_{i}")(h)
             if self.layer_norm:
                 h = _layer_norm(PLAIN_NORM_EPS, f"trunk_{i}_norm")(h)
-            h = act(h)
+            h = ACTIVATIONS[self.activation](h)
         return h
 
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dynvgd_jax.diffusion import sampler
+from dynvgd_jax.diffusion.frozen import freeze
 from dynvgd_jax.diffusion.network import DiffusionMLP, param_shapes
 from dynvgd_jax.diffusion.schedule import (
     DDIMSchedule,
@@ -89,7 +90,7 @@ class Policy:
           UserError: the fine-tuned network's steps are more than `schedule` has.
         """
         below = _fine_tuned_below_t(self.ft_denoising_steps, schedule)
-        return functools.partial(make_eps_fn, self.network, fine_tuned_below_t=below)
+        return functools.partial(decode_eps_fn, self.network, fine_tuned_below_t=below)
 
     def sample(
         self,
@@ -159,22 +160,27 @@ class Policy:
             )
 
 
-def make_eps_fn(
+def make_eps_fn(network: DiffusionMLP, params: Any) -> sampler.EpsFn:
+    """Binds `params`; the result takes `(x_t, t, obs)` with t `[]` or `[B]`."""
+
+    def eps_fn(x_t, t, obs):
+        return network.apply({"params": params}, x_t, t, obs)
+
+    return eps_fn
+
+
+def decode_eps_fn(
     network: DiffusionMLP, params: Any, fine_tuned_below_t: int = 0
 ) -> sampler.EpsFn:
-    """Binds `params`; the result takes `(x_t, t, obs)` with t `[]` or `[B]`.
+    """Binds `params` for a decode, folded; the result takes `(x_t, t, obs)`, t `[]`.
 
-    With `fine_tuned_below_t > 0`, `params` holds two trees, t must be `[]`, and steps
-    with t below that number are the fine-tuned network's.
+    With `fine_tuned_below_t > 0`, `params` holds two trees, and steps with t below that
+    number are the fine-tuned network's.
     """
-
-    def apply(tree, x_t, t, obs):
-        return network.apply({"params": tree}, x_t, t, obs)
-
     if not fine_tuned_below_t:
-        return functools.partial(apply, params)
-    late = functools.partial(apply, params[FINE_TUNED])
-    early = functools.partial(apply, params[BASE])
+        return make_eps_fn(*freeze(network, params))
+    late = make_eps_fn(*freeze(network, params[FINE_TUNED]))
+    early = make_eps_fn(*freeze(network, params[BASE]))
 
     def eps_fn(x_t, t, obs):
         return jax.lax.cond(t < fine_tuned_below_t, late, early, x_t, t, obs)
@@ -205,13 +211,13 @@ def _param_template(network: DiffusionMLP, ft_steps: int) -> Any:
 def _sample(network, num_train_timesteps, ft_steps, ddim_steps, params, obs, noise):
     schedule = ddim_schedule(cosine_schedule(num_train_timesteps), ddim_steps)
     below = _fine_tuned_below_t(ft_steps, schedule)
-    eps_fn = make_eps_fn(network, params, below)
+    eps_fn = decode_eps_fn(network, params, below)
     return sampler.ddim_decode(eps_fn, schedule, noise, obs)[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _sample_ddpm(network, num_train_timesteps, ft_steps, params, obs, noise, key):
-    eps_fn = make_eps_fn(network, params, _fine_tuned_below_t(ft_steps, None))
+    eps_fn = decode_eps_fn(network, params, _fine_tuned_below_t(ft_steps, None))
     schedule = cosine_schedule(num_train_timesteps)
     return sampler.ddpm_decode(eps_fn, schedule, key, noise, obs)
 

@@ -1,15 +1,17 @@
 """What a run shows in the terminal: progress while it goes, a table at its end."""
 
 import math
+import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from scipy import stats
 
 from dynvgd_jax.types import EpisodeResult
 
@@ -95,12 +97,56 @@ def results_table(summaries: Sequence[Summary]) -> Table:
     return table
 
 
+def seeds_table(summaries: Mapping[int, Sequence[Summary]]) -> Table:
+    """Returns the means over seeds with 95 % t intervals, one row an evaluation.
+
+    The interval is that of the mean over training seeds; all share the episodes.
+    """
+    table = Table(
+        title=f"Success, mean of {len(summaries)} seeds with 95 % t intervals",
+        title_justify="left",
+    )
+    for heading in ("control steps", "policy and start noise", "episodes per seed"):
+        table.add_column(heading, justify="left" if "policy" in heading else "right")
+    for heading in ("success (whole chunk)", "least to most", "return"):
+        table.add_column(heading, justify="right")
+    for same in zip(*summaries.values(), strict=True):
+        rates = [s.success_chunk / s.episodes for s in same]
+        table.add_row(
+            f"{same[0].control_steps:,}",
+            same[0].policy,
+            str(same[0].episodes),
+            mean_text(rates),
+            f"{min(rates):.3f} to {max(rates):.3f}",
+            f"{statistics.fmean(s.mean_return for s in same):.1f}",
+        )
+    return table
+
+
+def mean_text(rates: Sequence[float]) -> str:
+    """Returns the mean of at least two rates and its 95 % t interval."""
+    mean, error = statistics.fmean(rates), stats.sem(rates)
+    half = stats.t.ppf(0.975, len(rates) - 1) * error
+    return f"{mean:.3f} [{max(mean - half, 0):.3f}, {min(mean + half, 1):.3f}]"
+
+
 def print_results(summaries: Sequence[Summary], console: Console | None = None) -> None:
     """Prints the table of a run's evaluations to stdout."""
+    _print(results_table(summaries), console)
+
+
+def print_seed_means(
+    summaries: Mapping[int, Sequence[Summary]], console: Console | None = None
+) -> None:
+    """Prints the means of several seeds' evaluations to stdout."""
+    _print(seeds_table(summaries), console)
+
+
+def _print(table: Table, console: Console | None) -> None:
     console = console or Console()
     if not console.is_terminal:  # a file has no width to fit into
         console.width = 140
-    console.print(results_table(summaries))
+    console.print(table)
 
 
 def success_text(successes: int, n: int) -> str:
@@ -137,6 +183,7 @@ class Progress:
         total: int,
         *,
         unit: str = "control steps",
+        quiet: bool = False,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -145,12 +192,13 @@ class Progress:
         Args:
           total: units of the whole job.
           unit: what is counted.
+          quiet: show nothing, as another process does.
           console: where to; stderr by default.
           clock: seconds, never going backwards.
         """
         self.total = total
         self.unit = unit
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(stderr=True, quiet=quiet)
         self._clock = clock
         self._history = deque([(clock(), 0)])
         self._done = 0

@@ -48,10 +48,13 @@ class CriticEnsemble(nn.Module):
             Critic,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=None,
+            in_axes=0,
             out_axes=0,
             axis_size=self.num,
         )
+        # A copy of the inputs for each critic: for shared ones XLA lays the critics
+        # side by side in one product and transposes its result, or the gradient.
+        obs, action = (jnp.broadcast_to(x, (self.num, *x.shape)) for x in (obs, action))
         return stacked(self.width, self.depth, name="critics")(obs, action)
 
 

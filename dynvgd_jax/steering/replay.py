@@ -63,18 +63,18 @@ def init_replay(
 def refill(state: ReplayState, data: Transition, total: int) -> ReplayState:
     """Returns the buffer that held `total` transitions so far, `data` in its slots.
 
-    With a leading axis for devices, on those of `state`, `total` is of all together.
-    `state` gives its memory back first and must not be used again.
+    Several buffers, of devices or seeds, have leading axes and each held `total`.
+    `data` may have further axes of 1 in the shape of `state.data`. `state` gives its
+    memory back first and must not be used again.
     """
-    shards = state.cursor.size
-    capacity = data.reward.shape[-1]
-    values = {
-        "cursor": total // shards % capacity,
-        "size": min(total // shards, capacity),
-    }
+    capacity = state.data.reward.shape[-1]
+    values = {"cursor": total % capacity, "size": min(total, capacity)}
 
     def place(value, like):
-        value = np.broadcast_to(np.asarray(value, like.dtype), like.shape)
+        value = np.asarray(value, like.dtype)
+        if value.ndim:
+            value = value.reshape(like.shape)
+        value = np.broadcast_to(value, like.shape)
         return jax.device_put(value, like.sharding, may_alias=False)
 
     for leaf in state.data:

@@ -61,7 +61,7 @@ class Vgd(NamedTuple):
 
     init: Callable[..., LearnerState]
     act: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-    update: Callable[..., tuple[LearnerState, ReplayState, dict[str, jax.Array]]]
+    update: Callable[..., tuple[LearnerState, dict[str, jax.Array]]]
     learn: Callable[..., tuple[LearnerState, dict[str, jax.Array]]]
 
 
@@ -80,11 +80,11 @@ def make_vgd(
     - `act(state, policy_params, obs [B, Do], noise [B, Ta, Da], env_steps) ->
       (chunk [B, Ta, Da], guide/* scalars)`: the guided decode of exactly that noise.
       Of `noise [B, C, Ta, Da]` all are decoded, and the chunk of highest value acts.
-    - `update(state, replay, policy_params, fresh, key, env_steps) -> (state, replay,
-      train/* scalars)`: stores the transitions `fresh`, then takes `utd` gradient
-      steps, each on its own batch.
+    - `update(state, replay, policy_params, key, env_steps) -> (state, train/*
+      scalars)`: the training call, `utd` gradient steps, each on its own batch.
     - `learn(state, policy_params, batches, noise [utd, B, Ta, Da], env_steps) ->
-      (state, train/* scalars)`: the gradient steps of `update` on given batches.
+      (state, train/* scalars)`: the gradient steps of `update` on given batches, which
+      decode their targets from `noise`, standard normal, as `target_noise` shapes it.
 
     Args:
       config: static choices.
@@ -165,22 +165,15 @@ def make_vgd(
         gain = jnp.mean(jnp.max(value, axis=1) - jnp.mean(value, axis=1))
         return chunk, metrics | {"guide/candidate_gain": gain}
 
-    def update(state, replay, policy_params, fresh: Transition, key, env_steps):
-        replay = replay_lib.add(replay, fresh)
+    def update(state, replay: ReplayState, policy_params, key, env_steps):
         sample_key, noise_key = jax.random.split(key)
         shape = (config.utd, config.batch_size)
         batches = replay_lib.sample(
             replay, sample_key, shape, config.num_offline, config.window
         )
         noise = jax.random.normal(noise_key, (*shape, *chunk_shape))
-        noise = START_NOISES[config.target_noise](noise)
-        if config.action_noise:
-            blur_key = jax.random.fold_in(key, BLUR_KEY)
-            blur = jax.random.normal(blur_key, batches.action.shape)
-            action = jnp.clip(batches.action + config.action_noise * blur, -1.0, 1.0)
-            batches = batches._replace(action=action)
-        state, metrics = learn(state, policy_params, batches, noise, env_steps)
-        return state, replay, metrics
+        batches = blur(key, batches, config.action_noise)
+        return learn(state, policy_params, batches, noise, env_steps)
 
     def learn(state, policy_params, batches: Transition, noise, env_steps):
         shape = (config.utd, config.batch_size)
@@ -191,7 +184,7 @@ def make_vgd(
         x_prefix, _ = ddim_decode(
             eps_fn,
             schedule,
-            noise.reshape(-1, *chunk_shape),
+            START_NOISES[config.target_noise](noise).reshape(-1, *chunk_shape),
             batches.next_obs.reshape(-1, obs_dim),
             end_k=guide_from_k,
         )
@@ -225,6 +218,21 @@ def make_vgd(
         return state, metrics
 
     return Vgd(init, act, update, learn)
+
+
+def blur(key: jax.Array, batches: Transition, deviation: float) -> Transition:
+    """Returns `batches` with Gaussian noise on their actions, clipped to [-1, 1].
+
+    Args:
+      key: of the update; it may have been split or drawn from, not folded.
+      batches: transitions, any leading axes.
+      deviation: standard deviation in normalised action units; 0 changes nothing.
+    """
+    if not deviation:
+        return batches
+    noise = jax.random.normal(jax.random.fold_in(key, BLUR_KEY), batches.action.shape)
+    action = jnp.clip(batches.action + deviation * noise, -1.0, 1.0)
+    return batches._replace(action=action)
 
 
 def start_noise(

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.torch_learner import TorchLearner, make_critics
 from dynvgd_jax.diffusion.network import DiffusionMLP, init_params
-from dynvgd_jax.diffusion.policy import make_eps_fn
+from dynvgd_jax.diffusion.policy import decode_eps_fn
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
 from dynvgd_jax.steering import replay as replay_lib
 from dynvgd_jax.steering import td, vgd
@@ -29,7 +29,7 @@ def test_acting_and_training_call_agree_with_ours():
         Guidance(scale=0.05, last_k=2), td.TdConfig(0.9), 1e-3, BATCH, UTD
     )
     ensemble = CriticEnsemble(num=3, width=16, depth=2)
-    make = lambda params: make_eps_fn(network, params)  # noqa: E731
+    make = lambda params: decode_eps_fn(network, params)  # noqa: E731
     method = vgd.make_vgd(config, ensemble, schedule, make, OBS, CHUNK)
     state = method.init(jax.random.key(1))
     tensors = {
@@ -48,13 +48,12 @@ def test_acting_and_training_call_agree_with_ours():
         )
     )
     replay = replay_lib.add(replay_lib.init_replay(100, OBS, 8), stored)
-    fresh = jax.tree.map(lambda leaf: leaf[:5], stored)
     key = jax.random.key(2)
-    out, replay, metrics = jax.jit(method.update)(state, replay, weights, fresh, key, 0)
+    out, metrics = jax.jit(method.update)(state, replay, weights, key, 0)
 
     sample_key, noise_key = jax.random.split(key)
     batches = replay_lib.sample(replay, sample_key, (UTD, BATCH))
-    noise = np.asarray(jax.random.normal(noise_key, (UTD, BATCH, *CHUNK)))
+    noise = np.array(jax.random.normal(noise_key, (UTD, BATCH, *CHUNK)))
     losses = []
     for i in range(UTD):
         batch = Transition(*(torch.from_numpy(np.array(leaf[i])) for leaf in batches))

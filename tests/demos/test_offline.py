@@ -190,9 +190,9 @@ def test_the_arrays_reach_the_buffer_and_other_ones_stop_a_resumed_run(
     path, arrays = tmp_path / "x.npz", transition_arrays()
     np.savez(path, **arrays)
     config, loaded = config_of(policy, path), load_policy(policy)
-    run = Run(config, tmp_path / "run", loaded, ReachEnv, None, None, lambda: False)
+    run = Run(config, [tmp_path / "run"], [config], loaded, ReachEnv)
     try:
-        replay = run._allocate_replay()
+        replay = run._allocate_replay().state
     finally:
         run.close()
     np.testing.assert_array_equal(replay.offline.obs, np.float32(arrays["states"]))
@@ -201,7 +201,8 @@ def test_the_arrays_reach_the_buffer_and_other_ones_stop_a_resumed_run(
     assert set(found.tolist()) <= set(np.float32(arrays["rewards"]).tolist())
     notes = {"offline_sha256": "0" * 64}
     with pytest.raises(UserError, match="began with other offline transitions"):
-        run._load_offline(Saved(0, notes))
+        run.saved = Saved(0, notes)
+        run._load_offline()
 
 
 def test_a_missing_file_is_named_before_the_run_begins(policy, tmp_path):

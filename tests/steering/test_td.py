@@ -63,6 +63,17 @@ def test_polyak_by_hand():
     np.testing.assert_allclose(out["a"], 1.5)
 
 
+def test_global_norm_agrees_with_float64():
+    rng = np.random.default_rng(3)
+    tree = {"kernel": rng.normal(size=(4, 70, 90)), "bias": rng.normal(size=(4, 1))}
+    expected = np.sqrt(sum(np.sum(leaf**2) for leaf in tree.values()))
+    norm = jax.jit(td.global_norm)(jax.tree.map(jnp.float32, tree))
+    np.testing.assert_allclose(norm, expected, rtol=1e-6)
+    # sqrt(3^2 + 4^2 + 12^2) = 13
+    tree = {"a": jnp.array([[3.0], [4.0]]), "b": jnp.array([12.0, 0.0])}
+    np.testing.assert_allclose(td.global_norm(tree), 13.0)
+
+
 def test_three_steps_agree_with_float64():
     ensemble = CriticEnsemble(num=4, width=16, depth=3)
     params = init_ensemble(ensemble, jax.random.key(0), OBS, ACT)
