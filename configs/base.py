@@ -41,9 +41,23 @@ def get_config() -> ConfigDict:
     # Control steps by the unguided policy before the first training call. Published as
     # 1501 vector steps: 1501 x 8 environments x 4.
     config.first_rollout_env_steps = 48_032
-    # Start noise of acting: "tanh_randn" as published, or "randn". TD targets always
-    # start from randn, as published.
+    config.explore = ConfigDict()
+    # Start noises of the first rollouts; episodes take turns. Empty is acting_noise.
+    # Published (empty).
+    config.explore.noises = ()
+    # Action chunks for which an episode of the first rollouts keeps its start noise;
+    # episodes take turns here as well. Published: (1,), a new noise for every chunk.
+    config.explore.hold_chunks = (1,)
+    # Start noise of acting: "tanh_randn" as published, or "randn".
     config.acting_noise = "tanh_randn"
+    # Whether a training episode ends with its first wholly successful chunk, stored as
+    # done: with reward_offset 1 nothing is lost or left to earn afterwards, and the
+    # control steps saved go into other episodes. Published: no, only the time limit
+    # ends one. Evaluation always plays to the time limit.
+    config.end_at_success = False
+    # Whether targets bootstrap at the time limit. Observations hold no clock, so that
+    # without it the end of a failed episode looks as good as success. Published: no.
+    config.bootstrap_at_time_limit = False
     # Subtracted from the environment's reward at every control step. Published.
     config.reward_offset = 1.0
 
@@ -64,6 +78,13 @@ def get_config() -> ConfigDict:
     config.target_clip = 400.0
     # Target critics combined by "min" (published) or "mean".
     config.target_reduce = "min"
+    # Action chunks whose rewards a TD target sums up before it bootstraps; fewer at an
+    # episode's end and for the newest transitions. Offline transitions reach over 1.
+    # Published: 1.
+    config.target_n_step = 1
+    # Start noise of the action in a TD target, "randn" (published) or "tanh_randn":
+    # critics learn the value of the policy that acts from this noise.
+    config.target_noise = "randn"
 
     config.critic = ConfigDict()
     # Independent critics: Dynamic VGD 4, VGD 2. Published.
@@ -72,6 +93,10 @@ def get_config() -> ConfigDict:
     config.critic.width = 2048
     # Hidden layers, each Linear, LayerNorm, Tanh. Published.
     config.critic.depth = 3
+    # Standard deviation, in normalised action units, of Gaussian noise that is added to
+    # the actions of each batch, clipped to [-1, 1] afterwards: the critics learn a
+    # value that is smooth over that distance. Published: 0.
+    config.critic.action_noise = 0.0
     # Where the critics start: the folder of a run, or of one of its checkpoints, whose
     # critics, targets, moments and counts are taken over; "" is fresh ones. Published.
     config.initial_critics = ""
@@ -80,8 +105,22 @@ def get_config() -> ConfigDict:
     # lambda: size of the step along the value gradient, in normalised action units per
     # unit of gradient; 0 switches guidance off. Published.
     config.guidance.scale = 0.005
+    # "published": the step is lambda times w times the gradient; "trust_region": times
+    # its direction alone, so that lambda is the step's length, as norm over the chunk
+    # in normalised action units, however steep Q is.
+    config.guidance.scale_mode = "published"
     # Guided DDIM steps, counted from the last; 0 guides all of them. Published.
     config.guidance.last_k = 3
+    # Of these only the first so many DDIM steps of the decode; 0 is no such bound. With
+    # last_k = 0 and first_k = 4, steps 0 to 3. Published: 0.
+    config.guidance.first_k = 0
+    # Clean action where the gradient is taken: "decoded", by all remaining steps, from
+    # which the decode goes on with the network's noise at the advanced sample
+    # (published); "estimate", the step's own, which keeps its own noise.
+    config.guidance.point = "decoded"
+    # Start noises decoded (and guided) per chunk, of which acting takes the one whose
+    # chunk has the highest value. TD targets decode one. Published: 1.
+    config.guidance.candidates = 1
     # Factor of lambda at DDIM step k of K: "linear" (k+1)/K, "cosine"
     # 0.5 - 0.5 cos(pi (k+1)/K), "off" 1. The published YAML says `off`, unquoted, which
     # YAML reads as false, so the published runs used "linear"; this follows the runs.

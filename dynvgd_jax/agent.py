@@ -20,6 +20,7 @@ from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.settings import read_config
 from dynvgd_jax.steering.ensemble import CriticEnsemble
 from dynvgd_jax.steering.guidance import Guidance
+from dynvgd_jax.steering.replay import Window
 from dynvgd_jax.steering.td import TdConfig
 from dynvgd_jax.steering.vgd import LearnerState, Vgd, VgdConfig, make_vgd
 
@@ -44,6 +45,9 @@ def build_method(
     options = options._replace(
         batch_size=options.batch_size // placement.group_devices,
         num_offline=options.num_offline // placement.group_devices,
+        window=options.window._replace(
+            stride=config.num_envs // placement.group_devices
+        ),
     )
     method = make_vgd(
         options,
@@ -61,7 +65,10 @@ def method_options(config: ConfigDict) -> VgdConfig:
     """Returns the static choices of `config.method`."""
     guidance = Guidance(
         scale=0.0 if config.method == "base" else config.guidance.scale,
+        scale_mode=config.guidance.scale_mode,
         last_k=config.guidance.last_k,
+        first_k=config.guidance.first_k,
+        point=config.guidance.point,
         time_anneal=config.guidance.time_anneal,
         reduce=config.guidance.reduce,
         dynamic=config.method == "dynvgd",
@@ -84,6 +91,9 @@ def method_options(config: ConfigDict) -> VgdConfig:
         guidance_warmup_updates=config.guidance.warmup_updates,
         weight_warmup_env_steps=config.guidance.weight_warmup_env_steps,
         num_offline=num_offline(config),
+        window=Window(config.target_n_step, config.num_envs, config.gamma),
+        action_noise=config.critic.action_noise,
+        target_noise=config.target_noise,
     )
 
 
@@ -109,7 +119,8 @@ class Agent:
 
         Args:
           obs: `[B, Do]` normalised observations.
-          noise: `[B, Ta, Da]` start noise.
+          noise: `[B, Ta, Da]` start noise; of `[B, C, Ta, Da]` the one whose chunk the
+            critics value most.
           td_error: mean |Q - y| that w_global sees, in Q units; None takes the run's.
 
         Raises:
@@ -122,7 +133,8 @@ class Agent:
             raise ValueError(
                 f"found obs {obs.shape}, expected (B, {self.policy.obs_dim})"
             )
-        if noise.shape != (len(obs), *chunk):
+        candidates = noise.shape[1:2] if noise.ndim == 4 else ()
+        if noise.shape != (len(obs), *candidates, *chunk):
             raise ValueError(
                 f"found noise {noise.shape}, expected {(len(obs), *chunk)}"
             )

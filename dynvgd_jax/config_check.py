@@ -23,8 +23,11 @@ CHOICES = {
     "acting_noise": ("tanh_randn", "randn"),
     "precision": ("float32", "tf32", "bfloat16"),
     "target_reduce": ("min", "mean"),
+    "target_noise": ("tanh_randn", "randn"),
     "guidance.time_anneal": ("linear", "cosine", "off"),
     "guidance.reduce": ("min", "mean"),
+    "guidance.point": ("decoded", "estimate"),
+    "guidance.scale_mode": ("published", "trust_region"),
     "replay.memory": ("device", "host"),
     "env.engine": ("compiled", "exact", "robosuite"),
 }
@@ -48,11 +51,15 @@ _RANGES = {
     "gamma": (0.0, 1.0),
     "target_tau": (0.0, 1.0),
     "target_clip": (0.0, 1e9),
+    "target_n_step": (1, 1000),
     "critic.num": (1, 1024),
     "critic.width": (1, 65536),
     "critic.depth": (1, 64),
+    "critic.action_noise": (0.0, 10.0),
     "guidance.scale": (-1e6, 1e6),
     "guidance.last_k": (0, 100),
+    "guidance.first_k": (0, 100),
+    "guidance.candidates": (1, 1024),
     "guidance.beta": (0.0, 1e6),
     "guidance.c_local": (1e-6, 1e9),
     "guidance.c_global": (1e-6, 1e9),
@@ -86,10 +93,24 @@ def check_train(config: ConfigDict) -> None:
             f"hold acting_noise '{config.acting_noise}', so that base and steered "
             "policy are compared with the same noise"
         )
+    for noise in config.explore.noises:
+        check_choice("explore.noises", noise, CHOICES["acting_noise"])
+    if not config.explore.hold_chunks:
+        raise UserError("config.explore.hold_chunks: found none, expected at least one")
+    for hold in config.explore.hold_chunks:
+        check_range("explore.hold_chunks", hold, 1, 100_000)
     if config.guidance.last_k > config.ddim_steps:
         raise UserError(
             f"config.guidance.last_k: found {config.guidance.last_k}, expected at most "
             f"ddim_steps = {config.ddim_steps} (0 guides every step)"
+        )
+    last_k, first_k = config.guidance.last_k, config.guidance.first_k
+    start = config.ddim_steps - last_k if last_k else 0
+    if first_k and not start < first_k <= config.ddim_steps:
+        raise UserError(
+            f"config.guidance.first_k: found {first_k}, expected 0 (no bound) or "
+            f"{start + 1} to {config.ddim_steps}, because last_k = {last_k} guides "
+            f"from step {start} on"
         )
     if config.first_rollout_env_steps >= config.total_env_steps:
         raise UserError(
@@ -107,6 +128,11 @@ def check_train(config: ConfigDict) -> None:
             f"config.replay.offline_share: found {config.replay.offline_share}, "
             f"expected at least 1 / (2 batch_size) = {0.5 / config.batch_size:g}, so "
             "that replay.offline_dataset is used"
+        )
+    if config.replay.memory == "host" and config.target_n_step > 1:
+        raise UserError(
+            f"config.target_n_step: found {config.target_n_step}, expected 1 with "
+            "replay.memory = 'host', which draws single transitions; use 'device'"
         )
     _check_base_policy(config)
 

@@ -15,7 +15,7 @@ from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.parallel import Placement
 from dynvgd_jax.precision import with_precision
 from dynvgd_jax.replay_memory import REPLAY_AXES
-from dynvgd_jax.steering.vgd import start_noise
+from dynvgd_jax.steering.vgd import blur, held_noise, start_noise
 
 
 class Programs(NamedTuple):
@@ -25,6 +25,7 @@ class Programs(NamedTuple):
     """
 
     decode: Callable  # (noise kind, obs, key, seeds, chunk_index) -> chunk
+    explore: Callable  # (obs, key, seeds, chunk_index) -> chunk of the first rollouts
     act_one: Callable  # one seed's (learner, obs, key, seeds, chunk_index, env_steps)
     put: Callable  # learners per seed -> the learner that `act` and `update` take
     # (learner, obs, key, seeds, chunk_index, all per seed, env_steps)
@@ -55,20 +56,33 @@ def compile_programs(
     chunk_shape = (policy.chunk_len, policy.action_dim)
     method = build_method(config, policy, placement)
 
-    def decode(kind, params, obs, key, seeds, chunk_index):
-        noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
+    def decode_noise(params, obs, noise):
         eps_fn = policy.eps_fn_maker(schedule)(params)
         return ddim_decode(eps_fn, schedule, noise, obs)[0]
 
+    def decode(kind, params, obs, key, seeds, chunk_index):
+        noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
+        return decode_noise(params, obs, noise)
+
+    def explore(params, obs, key, seeds, chunk_index):
+        kinds = tuple(config.explore.noises) or (config.acting_noise,)
+        holds = tuple(config.explore.hold_chunks)
+        noise = held_noise(kinds, holds, key, seeds, chunk_index, chunk_shape)
+        return decode_noise(params, obs, noise)
+
+    candidates = config.guidance.candidates
+    noise_shape = (candidates, *chunk_shape) if candidates > 1 else chunk_shape
+
     def act(learner, params, obs, key, seeds, chunk_index, env_steps):
         kind = config.acting_noise
-        noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
+        noise = start_noise(kind, key, seeds, chunk_index, noise_shape)
         return method.act(learner, params, obs, noise, env_steps)
 
     def learn(learner, batches, params, key, env_steps):
         # [B, utd, ...]: devices share the first axis
         batches = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), batches)
         noise = jax.random.normal(key, (*batches.reward.shape, *chunk_shape))
+        batches = blur(key, batches, config.critic.action_noise)
         return method.learn(learner, params, batches, noise, env_steps)
 
     on_device = config.replay.memory == "device"
@@ -81,9 +95,11 @@ def compile_programs(
     params = learning.replicate(policy.params)
     local_params = parallel.local(params)
     decode = jax.jit(with_precision(decode, config.precision), static_argnums=0)
+    explore = jax.jit(with_precision(explore, config.precision))
     act_one = jax.jit(act)
     return Programs(
         decode=lambda kind, *inputs: decode(kind, local_params, *inputs),
+        explore=lambda *inputs: explore(local_params, *inputs),
         act_one=lambda learner, *inputs: act_one(learner, local_params, *inputs),
         put=learning.put,
         act=lambda learner, *inputs: learning.act(learner, params, *inputs),

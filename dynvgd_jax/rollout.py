@@ -14,7 +14,7 @@ ActFn = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 # Streams of episode seeds: training with seed 1 never sees an episode of evaluation
 # with seed 1.
-TRAIN_STREAM, EVAL_STREAM = 0, 1
+TRAIN_STREAM, EVAL_STREAM, AUDIT_STREAM = 0, 1, 2
 
 
 def episode_seed(stream: int, seed: int, episode: int) -> int:
@@ -146,6 +146,8 @@ class Collector:
         *,
         first_env: int = 0,
         num_envs: int | None = None,
+        end_at_success: bool = False,
+        bootstrap_at_time_limit: bool = False,
     ):
         """Starts the first episodes.
 
@@ -155,8 +157,12 @@ class Collector:
           reward_offset: subtracted from every control step's reward.
           first_env: number of `env`'s first environment among those of all processes.
           num_envs: of all processes; None is `env`'s own.
+          end_at_success: a wholly successful chunk ends its episode, as done.
+          bootstrap_at_time_limit: the time limit ends an episode, but not as done.
         """
         self.env = env
+        self.end_at_success = end_at_success
+        self.bootstrap_at_time_limit = bootstrap_at_time_limit
         self.run_seed = run_seed
         self.reward_offset = reward_offset
         self.first_env = first_env
@@ -184,14 +190,20 @@ class Collector:
     def step_wait(self) -> tuple[Transition, list[EpisodeResult]]:
         """Returns N transitions and the episodes that the started step finished.
 
-        The time limit is stored as `done`, as the published code does; the next
-        observation of an episode's end is the terminal one.
+        The time limit is stored as `done`, as the published code does, unless
+        `bootstrap_at_time_limit`; and so is a wholly successful chunk with
+        `end_at_success`. The next observation of an episode's end is the terminal one.
         """
         everyone = np.arange(self.env.num_envs)
         chunks, result = self._chunks, self.env.step_wait()
         require_finite(result, everyone, self.books)
         self.books.enter(everyone, result, self.reward_offset)
-        done = (self.books.chunks >= max_chunks(self.env)) | result.fault
+        done = result.fault.copy()
+        if self.end_at_success:
+            done |= result.success.all(axis=1)
+        over = done | (self.books.chunks >= max_chunks(self.env))
+        if not self.bootstrap_at_time_limit:
+            done = over
         transition = Transition(
             obs=self.obs.copy(),
             action=chunks.reshape(len(chunks), -1).astype(np.float32),
@@ -202,10 +214,10 @@ class Collector:
         self.obs = result.obs.copy()
         ended = [
             self.books.close(i, self.env.chunk_len, bool(result.fault[i]))
-            for i in np.flatnonzero(done)
+            for i in np.flatnonzero(over)
         ]
-        if done.any():
-            self._reset(np.flatnonzero(done))
+        if over.any():
+            self._reset(np.flatnonzero(over))
         return transition, ended
 
     def step(self, chunks: np.ndarray) -> tuple[Transition, list[EpisodeResult]]:

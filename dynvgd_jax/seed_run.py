@@ -106,6 +106,8 @@ class SeedRun:
             self.config.reward_offset,
             first_env=processes.index() * self.env.num_envs,
             num_envs=self.config.num_envs,
+            end_at_success=self.config.end_at_success,
+            bootstrap_at_time_limit=self.config.bootstrap_at_time_limit,
         )
 
     def close(self) -> None:

@@ -320,9 +320,8 @@ class Run:
     def _explore(self) -> None:
         """One vector step of the first rollouts: the unguided policy, no training."""
         with self.clocks.measure("act"):
-            kind = self.config.acting_noise
             chunks = [
-                self._finite(self.programs.decode(kind, *seed.act_inputs()))
+                self._finite(self.programs.explore(*seed.act_inputs()))
                 for seed in self.seeds
             ]
         self._start_rollouts(chunks)

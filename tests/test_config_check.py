@@ -64,6 +64,12 @@ def test_published_numbers(name):
     assert (c.critic.num, c.critic.width, c.critic.depth) == (4, 2048, 3)
     assert (c.guidance.beta, c.guidance.c_local, c.guidance.c_global) == (1, 5, 100)
     assert c.guidance.time_anneal == "linear"  # what ran, not what the YAML says
+    assert c.guidance.scale_mode == "published"
+    assert (c.target_n_step, c.target_noise, c.end_at_success) == (1, "randn", False)
+    assert not c.bootstrap_at_time_limit and c.critic.action_noise == 0
+    assert c.explore.noises == () and c.explore.hold_chunks == (1,)
+    assert c.guidance.candidates == 1
+    assert (c.guidance.first_k, c.guidance.point) == (0, "decoded")
 
 
 def test_quick_changes_sizes_but_not_the_method():
@@ -85,6 +91,19 @@ def test_quick_changes_sizes_but_not_the_method():
         ({"gamma": 1.01}, "config.gamma: found 1.01"),
         ({"gamma": float("nan")}, "config.gamma: found nan"),
         ({"num_envs": 0}, "config.num_envs"),
+        ({"explore.noises": ("gauss",)}, "explore.noises: found 'gauss'"),
+        ({"explore.hold_chunks": ()}, "hold_chunks: found none"),
+        ({"explore.hold_chunks": (1, 0)}, "hold_chunks: found 0, expected a number"),
+        ({"explore.hold_chunks": ("a",)}, "hold_chunks: found 'a', expected a number"),
+        ({"guidance.first_k": 5}, "first_k: found 5, expected 0 .* or 6 to 8"),
+        ({"guidance.last_k": 0, "guidance.first_k": 9}, "found 9, expected 0 .* 1 to"),
+        ({"guidance.point": "z"}, "guidance.point: found 'z'"),
+        ({"guidance.candidates": 0}, "candidates: found 0"),
+        ({"critic.action_noise": -1.0}, "action_noise: found -1.0"),
+        ({"target_n_step": 0}, "target_n_step: found 0, expected a number from 1"),
+        ({"target_n_step": 5, "replay.memory": "host"}, "found 5, expected 1 with"),
+        ({"target_noise": "zero"}, "target_noise: found 'zero'"),
+        ({"guidance.scale_mode": "trust_regio"}, "did you mean 'trust_region'"),
         ({"total_env_steps": 2**31}, "config.total_env_steps: found 2147483648"),
         ({"eval.noises": ()}, "at least one"),
         ({"eval.noises": ("gauss",)}, "config.eval.noises: found 'gauss'"),
@@ -125,7 +144,7 @@ def test_a_damaged_file_of_a_run_is_named(spoil, message):
 def test_names_of_choices_are_those_of_the_code():
     from dynvgd_jax.envs.tasks import TASKS
     from dynvgd_jax.precision import PRECISIONS
-    from dynvgd_jax.steering.guidance import ANNEALS, REDUCERS
+    from dynvgd_jax.steering.guidance import ANNEALS, POINTS, REDUCERS, SCALE_MODES
     from dynvgd_jax.steering.vgd import START_NOISES
 
     choices = config_check.CHOICES
@@ -135,3 +154,6 @@ def test_names_of_choices_are_those_of_the_code():
     assert set(choices["guidance.reduce"]) == set(REDUCERS)
     assert set(choices["target_reduce"]) == set(REDUCERS)
     assert set(choices["acting_noise"]) == set(START_NOISES)
+    assert set(choices["target_noise"]) == set(START_NOISES)
+    assert set(choices["guidance.point"]) == set(POINTS)
+    assert set(choices["guidance.scale_mode"]) == set(SCALE_MODES)

@@ -59,7 +59,7 @@ def base_policy(folder):
     return folder / "pretrain" / "policy"
 
 
-def run_config(base_policy, seed, scale):
+def run_config(base_policy, seed, scale, **changes):
     config = base.get_config()
     config.base_policy = str(base_policy)
     config.ddim_steps, config.guidance.last_k = 4, 2
@@ -74,14 +74,15 @@ def run_config(base_policy, seed, scale):
     config.eval.episodes = config.eval.num_envs = 100
     config.eval.every_env_steps = config.checkpoint.every_env_steps = 10**9
     config.log.every_env_steps = 40 * VECTOR_STEP
+    config.update_from_flattened_dict(changes)
     return config.lock()
 
 
-def gains(folder, base_policy, name, scale):
+def gains(folder, base_policy, name, scale, seeds=SEEDS, **changes):
     """Gain in mean return, steered after training over base before, one per seed."""
     found = []
-    for seed in SEEDS:
-        config = run_config(base_policy, seed, scale)
+    for seed in seeds:
+        config = run_config(base_policy, seed, scale, **changes)
         ((before, after),) = train(
             config, folder / f"{name}{seed}", make_env=ReachEnv
         ).values()
@@ -100,6 +101,34 @@ def test_dynamic_vgd_improves_a_poor_policy(folder, base_policy):
 def test_flipped_gradient_does_not(folder, base_policy):
     gain = gains(folder, base_policy, "down", -SCALE)
     assert gain.mean() < 0, gain
+
+
+LEVERS = {
+    "n_step": {"target_n_step": 4},
+    "past_limit": {"target_n_step": 4, "bootstrap_at_time_limit": True},
+    "to_success": {"end_at_success": True},
+    "blur": {"critic.action_noise": 0.2},
+    "held": {"explore.noises": ("randn",), "explore.hold_chunks": (1, 8)},
+    "candidates": {"guidance.scale": 0.0, "guidance.candidates": 4},
+    "early": {
+        "guidance.last_k": 0,
+        "guidance.first_k": 2,
+        "guidance.point": "estimate",
+        "guidance.time_anneal": "off",
+    },
+    "trust_region": {"guidance.scale_mode": "trust_region", "guidance.scale": 0.3},
+    "target_noise": {"target_noise": "tanh_randn"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(LEVERS))
+def test_every_lever_learns_too(folder, base_policy, name):
+    """With a lever moved away from the published setting the policy still improves."""
+    changes = {"guidance.scale": SCALE} | LEVERS[name]
+    gain = gains(folder, base_policy, name, SCALE, range(3), **changes)
+    assert gain.mean() > MARGIN, gain
+    assert (gain > 0).all(), gain
 
 
 def test_same_seed_same_bits_and_agent_reloads(folder, base_policy):

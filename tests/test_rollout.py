@@ -182,3 +182,37 @@ def test_episode_seeds_do_not_depend_on_the_number_of_environments():
             seeds += [r.seed for r in collector.step(np.zeros((num_envs, 2, 1)))[1]]
         played[num_envs] = seeds
     assert played[1] == played[2] == played[4]
+
+
+@pytest.mark.parametrize("end_at_success", [False, True])
+def test_success_ends_a_training_episode_only_where_it_shall(end_at_success):
+    env = ScriptedEnv(1, [[0, 1], [1, 1], [1, 1]], max_steps=6)
+    collector = Collector(env, 0, reward_offset=1.0, end_at_success=end_at_success)
+    steps = [collector.step(np.zeros((1, 2, 1), np.float32)) for _ in range(3)]
+    done = [transition.done[0] for transition, _ in steps]
+    # Half a chunk of success ends nothing; the second chunk is wholly successful.
+    assert done == ([0, 1, 0] if end_at_success else [0, 0, 1])
+    (ended,) = steps[1 if end_at_success else 2][1]
+    assert ended.success_chunk and ended.length == (4 if end_at_success else 6)
+    assert ended.episode_return == -1.0  # nothing is lost after success
+
+
+def test_a_time_limit_may_be_no_end_for_targets_but_is_one_for_the_episode():
+    env = ScriptedEnv(2, [[0, 0], [0, 0]], max_steps=4)
+    collector = Collector(env, 0, 1.0, bootstrap_at_time_limit=True)
+    chunk = np.zeros((2, 2, 1), np.float32)
+    for episodes in (2, 4):
+        first, none = collector.step(chunk)
+        last, ended = collector.step(chunk)
+        assert not none and len(ended) == 2
+        np.testing.assert_array_equal(collector.books.episode, [episodes, episodes + 1])
+        assert not first.done.any() and not last.done.any()
+        np.testing.assert_array_equal(last.next_obs[:, 1], [2, 2])
+        np.testing.assert_array_equal(collector.obs[:, 1], [0, 0])
+    # Success and faults remain ends.
+    for options in ({"success": [[1, 1]]}, {"success": [[0, 0]], "fault_at": 0}):
+        env = ScriptedEnv(1, max_steps=2, **options)
+        collector = Collector(
+            env, 0, 1.0, end_at_success=True, bootstrap_at_time_limit=True
+        )
+        assert collector.step(np.zeros((1, 2, 1)))[0].done[0] == 1

@@ -24,21 +24,28 @@ MIN_DDPM_STD = 1e-3
 
 
 def ddim_step(
-    eps_fn: EpsFn, schedule: DDIMSchedule, x_t: Array, obs: Array, k: int
+    eps_fn: EpsFn,
+    schedule: DDIMSchedule,
+    x_t: Array,
+    obs: Array,
+    k: int,
+    guide: Callable[[Array], Array] = lambda x0_hat: x0_hat,
 ) -> Float[Array, "b ta da"]:
     """One deterministic step (eta = 0): x at `alpha[k]` to x at `alpha_prev[k]`.
 
     As in DPPO the clean-action estimate is clipped to [-1, 1] and the noise is
-    computed anew from the clipped estimate.
+    computed anew from the clipped estimate. `guide` turns that estimate into the one to
+    go on with; the noise stays.
     """
     alpha, alpha_prev = schedule.alpha[k], schedule.alpha_prev[k]
     eps_hat = eps_fn(x_t, jnp.asarray(schedule.t[k]), obs)
     noise_scale = jnp.sqrt(1.0 - alpha)
     x0_hat = jnp.clip((x_t - noise_scale * eps_hat) / jnp.sqrt(alpha), -1.0, 1.0)
     if k == schedule.num_steps - 1:
-        return x0_hat  # alpha_prev is 1: the noise has weight 0
+        return guide(x0_hat)  # alpha_prev is 1: the noise has weight 0
     eps_clipped = (x_t - jnp.sqrt(alpha) * x0_hat) / noise_scale
-    return jnp.sqrt(alpha_prev) * x0_hat + jnp.sqrt(1.0 - alpha_prev) * eps_clipped
+    x0 = guide(x0_hat)
+    return jnp.sqrt(alpha_prev) * x0 + jnp.sqrt(1.0 - alpha_prev) * eps_clipped
 
 
 def ddim_decode(
@@ -51,15 +58,19 @@ def ddim_decode(
     end_k: int | None = None,
     guide_fn: GuideFn | None = None,
     guide_from_k: int = 0,
+    guide_end_k: int | None = None,
+    guide_estimate: bool = False,
     final_clip: float | None = None,
 ) -> tuple[Float[Array, "b ta da"], list[Any]]:
-    """Runs the steps `first_k .. end_k - 1` from `x`, guided from `guide_from_k` on.
+    """Runs the steps `first_k .. end_k - 1` from `x`, some of them guided.
 
-    A guided step k takes the plain step, runs the remaining steps from there to an
-    estimate `z` of the clean action, lets `guide_fn` turn it into `x0`, and puts
-    the noise of the network back on it. The network is then evaluated at the
+    As published, a guided step k takes the plain step, runs the remaining steps from
+    there to an estimate `z` of the clean action, lets `guide_fn` turn it into `x0`,
+    and puts the noise of the network back on it. The network is then evaluated at the
     already advanced x with the old timestep t_k: this is what the published runs
-    did. After the last step no noise remains, so no evaluation is needed.
+    did. After the last step no noise remains, so no evaluation is needed. With
+    `guide_estimate`, `guide_fn` gets the step's own estimate of the clean action, and
+    the step goes on from what it gives back with its own noise: one evaluation.
 
     Args:
       eps_fn: noise prediction.
@@ -70,6 +81,8 @@ def ddim_decode(
       end_k: one past the last step to run; None is K.
       guide_fn: guidance; None or `guide_from_k = K` is plain DDIM, bit for bit.
       guide_from_k: first guided step.
+      guide_end_k: one past the last guided step; None is K.
+      guide_estimate: guide the step's own estimate instead of the decoded one.
       final_clip: bound on the decoded action, applied after step K - 1 only.
 
     Returns:
@@ -78,14 +91,25 @@ def ddim_decode(
     """
     num_steps = schedule.num_steps
     end_k = num_steps if end_k is None else end_k
+    guide_end_k = num_steps if guide_end_k is None else guide_end_k
     if not 0 <= first_k <= end_k <= num_steps:
         raise ValueError(
             f"found steps {first_k} to {end_k}, expected a range inside 0..{num_steps}"
         )
     stats = []
     for k in range(first_k, end_k):
+        guided = guide_fn is not None and guide_from_k <= k < guide_end_k
+        if guided and guide_estimate:
+
+            def guide(x0_hat, k=k):
+                x0, step_stats = guide_fn(obs, x0_hat, k)
+                stats.append(step_stats)
+                return x0
+
+            x = ddim_step(eps_fn, schedule, x, obs, k, guide)
+            continue
         x = ddim_step(eps_fn, schedule, x, obs, k)
-        if guide_fn is None or k < guide_from_k:
+        if not guided:
             continue
         z = x
         for later_k in range(k + 1, num_steps):

@@ -30,11 +30,27 @@ ANNEALS: dict[str, Callable[[int, int], float]] = {
 }
 
 
+# The clean action that a guided step looks at: "decoded", z by all remaining steps
+# (published); "estimate", the step's own x0_hat.
+POINTS = ("decoded", "estimate")
+
+# What lambda multiplies, from the gradient [B, Ta*Da]; table of config strings.
+SCALE_MODES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "published": lambda grad: grad,
+    "trust_region": lambda grad: unit(grad),
+}
+
+
 class Guidance(NamedTuple):
     """Static choices of the guided decode."""
 
-    scale: float = 0.005  # lambda_base, action units per unit of dQ/da
+    scale: float = 0.005  # lambda_base; its unit depends on `scale_mode`
+    # "published": action units per unit of dQ/da; "trust_region": action units, the
+    # norm over the chunk of a step with anneal and w at 1.
+    scale_mode: str = "published"  # key of SCALE_MODES
     last_k: int = 3  # number of last DDIM steps guided; 0 means every step
+    first_k: int = 0  # of these only the first DDIM steps; 0 means no such bound
+    point: str = "decoded"  # of POINTS, where the gradient is taken
     time_anneal: str = "linear"  # key of ANNEALS
     reduce: str = "min"  # key of REDUCERS
     dynamic: bool = True  # False: w = 1 and no clip of x0 (VGD)
@@ -65,16 +81,27 @@ def first_guided_step(guidance: Guidance, ddim_steps: int) -> int:
     the network, so its limit for lambda -> 0 is not plain DDIM.
 
     Raises:
-      UserError: `last_k` is negative or exceeds `ddim_steps`.
+      UserError: `last_k` or `first_k` does not fit `ddim_steps`.
     """
     if not 0 <= guidance.last_k <= ddim_steps:
         raise UserError(
             f"guidance.last_k is {guidance.last_k}, expected 0 (every step) to "
             f"ddim_steps = {ddim_steps}; lower it"
         )
-    if guidance.scale == 0:
-        return ddim_steps
-    return ddim_steps - guidance.last_k if guidance.last_k else 0
+    first = ddim_steps - guidance.last_k if guidance.last_k else 0
+    if not (guidance.first_k == 0 or first < guidance.first_k <= ddim_steps):
+        raise UserError(
+            f"guidance.first_k is {guidance.first_k}, expected 0 (no bound) or "
+            f"{first + 1} to ddim_steps = {ddim_steps}, because last_k = "
+            f"{guidance.last_k} guides from step {first} on"
+        )
+    return ddim_steps if guidance.scale == 0 else first
+
+
+def unit(vectors: jax.Array) -> jax.Array:
+    """Returns `vectors [B, n]` scaled to norm 1; a zero vector stays zero."""
+    norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / jnp.where(norm > 0, norm, 1.0)
 
 
 def local_weight(q: jax.Array, beta: float, c_local: float) -> jax.Array:
@@ -93,6 +120,32 @@ def dynamic_weight(q: jax.Array, td_error: jax.Array, guidance: Guidance) -> jax
     w_global = jnp.exp(-guidance.beta * td_error / guidance.c_global)
     w = local_weight(q, guidance.beta, guidance.c_local) * w_global
     return jnp.clip(w, WEIGHT_MIN, 1.0)
+
+
+def value_gradient(
+    q_fn: Callable[[jax.Array, jax.Array], jax.Array],
+    reduce: str,
+    obs: jax.Array,
+    flat: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the combined value's gradient `[B, Ta*Da]`, q `[N, B]` and value `[B]`.
+
+    One ensemble forward and one input-backward give all three.
+
+    Args:
+      q_fn: `(obs [B, Do], flat action [B, Ta*Da]) -> q [N, B]`.
+      reduce: key of REDUCERS.
+      obs: `[B, Do]`.
+      flat: `[B, Ta*Da]`, where the gradient is taken.
+    """
+
+    def summed_value(flat):
+        q = q_fn(obs, flat)
+        value = REDUCERS[reduce](q)
+        return jnp.sum(value), (q, value)
+
+    grad, (q, value) = jax.grad(summed_value, has_aux=True)(flat)
+    return grad, q, value
 
 
 def make_guide_fn(
@@ -114,24 +167,16 @@ def make_guide_fn(
       weight_on: [] bool; False sets w = 1 (before `weight_warmup_env_steps`).
     """
     anneal = ANNEALS[guidance.time_anneal]
-    reduce = REDUCERS[guidance.reduce]
-
-    def summed_value(flat, obs):
-        q = q_fn(obs, flat)
-        value = reduce(q)
-        return jnp.sum(value), (q, value)
 
     def guide_fn(obs, z, k):
         flat = z.reshape(z.shape[0], -1)
-        # One ensemble forward and one input-backward: the auxiliary output carries the
-        # values that the weight and the statistics need.
-        grad, (q, value) = jax.grad(summed_value, has_aux=True)(flat, obs)
+        grad, q, value = value_gradient(q_fn, guidance.reduce, obs, flat)
         lam = scale * anneal(k, ddim_steps)
         if guidance.dynamic:
             w = jnp.where(weight_on, dynamic_weight(q, td_error, guidance), 1.0)
         else:
             w = jnp.ones_like(value)
-        push = lam * w[:, None] * grad
+        push = lam * w[:, None] * SCALE_MODES[guidance.scale_mode](grad)
         x0 = flat + push
         if guidance.dynamic:
             x0 = jnp.clip(x0, -1.0, 1.0)

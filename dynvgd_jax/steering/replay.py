@@ -19,6 +19,16 @@ class ReplayState(NamedTuple):
     offline: Transition | None = None
 
 
+class Window(NamedTuple):
+    """How far a drawn transition reaches; `Window()` is the transition as stored."""
+
+    steps: int = 1  # n, action chunks until the bootstrap
+    # Slots from a transition to the next one of the same environment: transitions are
+    # stored a whole vector step at a time.
+    stride: int = 1
+    gamma: float = 1.0  # discount per chunk
+
+
 def transition_nbytes(obs_dim: int, flat_action_dim: int) -> int:
     """Returns the bytes that one stored transition takes."""
     return 4 * (2 * obs_dim + flat_action_dim + 2)
@@ -91,28 +101,74 @@ def add(state: ReplayState, batch: Transition) -> ReplayState:
 
 
 def sample(
-    state: ReplayState, key: jax.Array, shape: tuple[int, ...], num_offline: int = 0
+    state: ReplayState,
+    key: jax.Array,
+    shape: tuple[int, ...],
+    num_offline: int = 0,
+    window: Window = Window(),  # noqa: B008, a constant
 ) -> Transition:
     """Returns transitions drawn uniformly with replacement, leading axes `shape`.
 
-    The first `num_offline` along the last of these axes are `state.offline`'s, the
-    others the buffer's, which must not be empty: slot 0 would be returned as if it were
-    valid.
+    The first `num_offline` along the last of these axes are `state.offline`'s, as they
+    are; the others the buffer's, each reaching over `window`. The buffer must not be
+    empty: slot 0 would be returned as if it were valid.
     """
     if not num_offline:
-        return _draw(state.data, key, shape, jnp.maximum(state.size, 1))
+        return _draw_online(state, key, shape, window)
     offline_key, online_key = jax.random.split(key)
     *lead, batch = shape
     count = len(state.offline.reward)
-    offline = _draw(state.offline, offline_key, (*lead, num_offline), count)
-    rest = (*lead, batch - num_offline)
-    online = _draw(state.data, online_key, rest, jnp.maximum(state.size, 1))
+    slots = jax.random.randint(offline_key, (*lead, num_offline), 0, count)
+    offline = _rows(state.offline, slots)
+    online = _draw_online(state, online_key, (*lead, batch - num_offline), window)
     axis = len(lead)
     return jax.tree.map(lambda *p: jnp.concatenate(p, axis), offline, online)
 
 
-def _draw(
-    data: Transition, key: jax.Array, shape: tuple[int, ...], count
+def _draw_online(
+    state: ReplayState, key: jax.Array, shape: tuple[int, ...], window: Window
 ) -> Transition:
-    slots = jax.random.randint(key, shape, 0, count)
+    slots = jax.random.randint(key, shape, 0, jnp.maximum(state.size, 1))
+    if window.steps == 1:
+        return _rows(state.data, slots)
+    return look_ahead(state, slots, window)
+
+
+def look_ahead(state: ReplayState, slots: jax.Array, window: Window) -> Transition:
+    """Returns the n-step transitions that begin in `slots [...]`.
+
+    `reward` is the discounted sum of the next n rewards, `next_obs` what follows them.
+    A window ends early with its episode (the next transition of that environment begins
+    elsewhere), and with the newest one that the buffer holds. That the bootstrap after
+    m <= n chunks counts gamma^m is in `done`, so that `reward + (1 - done) * gamma *
+    value` is right: 1 - done is gamma^(m - 1), 0 where the episode is done.
+    """
+    data, capacity = state.data, state.data.reward.shape[0]
+    newer = (state.cursor - 1 - slots) % capacity  # transitions stored after it
+    # Explicit axes: tests refuse silent rank promotion.
+    shape = (1,) * slots.ndim + (window.steps,)
+    steps = jnp.arange(window.steps, dtype=jnp.int32)
+    ahead = (window.stride * steps).reshape(shape)
+    pad = [(0, 0)] * slots.ndim + [(1, 0)]
+    places = (slots[..., None] + ahead) % capacity
+    stored = newer[..., None] >= ahead
+    arrived, begun = data.next_obs[places[..., :-1]], data.obs[places[..., 1:]]
+    same = jnp.all(arrived == begun, axis=-1)
+    unbroken = jnp.cumprod(jnp.pad(same, pad, constant_values=True), axis=-1) > 0
+    counts = stored & unbroken
+    discount = window.gamma ** steps.astype(jnp.float32)
+    rewards = discount.reshape(shape) * data.reward[places]
+    reward = jnp.sum(jnp.where(counts, rewards, 0.0), axis=-1)
+    last = jnp.sum(counts, axis=-1, dtype=jnp.int32) - 1
+    end = jnp.take_along_axis(places, last[..., None], axis=-1)[..., 0]
+    return Transition(
+        obs=data.obs[slots],
+        action=data.action[slots],
+        reward=reward,
+        next_obs=data.next_obs[end],
+        done=1.0 - (1.0 - data.done[end]) * discount[last],
+    )
+
+
+def _rows(data: Transition, slots: jax.Array) -> Transition:
     return jax.tree.map(lambda store: store[slots], data)

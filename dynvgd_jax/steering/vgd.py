@@ -16,14 +16,18 @@ from dynvgd_jax.steering import replay as replay_lib
 from dynvgd_jax.steering import td
 from dynvgd_jax.steering.ensemble import CriticEnsemble, init_ensemble
 from dynvgd_jax.steering.guidance import (
+    REDUCERS,
     Guidance,
     first_guided_step,
     make_guide_fn,
     summarise,
 )
-from dynvgd_jax.steering.replay import ReplayState
+from dynvgd_jax.steering.replay import ReplayState, Window
 from dynvgd_jax.steering.td import CriticState, TdConfig
 from dynvgd_jax.types import PyTree, Transition
+
+# Folded into an update's key, which is otherwise split in two.
+BLUR_KEY = 2
 
 
 class LearnerState(NamedTuple):
@@ -47,6 +51,9 @@ class VgdConfig(NamedTuple):
     guidance_warmup_updates: int = 0  # gradient steps over which lambda ramps up
     weight_warmup_env_steps: int = 0  # control steps before w is applied
     num_offline: int = 0  # of each batch, transitions that replay.offline gives
+    window: Window = Window()  # chunks that a transition of the buffer reaches over
+    action_noise: float = 0.0  # deviation of what is added to learned actions
+    target_noise: str = "randn"  # key of START_NOISES, start of the targets' decode
 
 
 class Vgd(NamedTuple):
@@ -72,10 +79,12 @@ def make_vgd(
     - `init(key) -> LearnerState`
     - `act(state, policy_params, obs [B, Do], noise [B, Ta, Da], env_steps) ->
       (chunk [B, Ta, Da], guide/* scalars)`: the guided decode of exactly that noise.
+      Of `noise [B, C, Ta, Da]` all are decoded, and the chunk of highest value acts.
     - `update(state, replay, policy_params, key, env_steps) -> (state, train/*
       scalars)`: the training call, `utd` gradient steps, each on its own batch.
     - `learn(state, policy_params, batches, noise [utd, B, Ta, Da], env_steps) ->
-      (state, train/* scalars)`: the gradient steps of `update` on given batches.
+      (state, train/* scalars)`: the gradient steps of `update` on given batches, which
+      decode their targets from `noise`, standard normal, as `target_noise` shapes it.
 
     Args:
       config: static choices.
@@ -87,7 +96,7 @@ def make_vgd(
       average: mean over the devices, where each holds a part of every batch.
 
     Raises:
-      UserError: `guidance.last_k` does not fit the schedule.
+      UserError: `guidance.last_k` or `first_k` does not fit the schedule.
     """
     ddim_steps = len(schedule.t)
     guide_from_k = first_guided_step(config.guidance, ddim_steps)
@@ -124,10 +133,14 @@ def make_vgd(
             first_k=first_k,
             guide_fn=guide_fn,
             guide_from_k=guide_from_k,
+            guide_end_k=config.guidance.first_k or ddim_steps,
+            guide_estimate=config.guidance.point == "estimate",
         )
         return x0, stats, q_fn, scale
 
     def act(state, policy_params, obs, noise, env_steps):
+        if noise.ndim == 4:
+            return choose(state, policy_params, obs, noise, env_steps)
         x0, stats, q_fn, scale = guided_decode(
             state.critic.params,
             state.td_error,
@@ -140,11 +153,26 @@ def make_vgd(
         )
         return x0, summarise(stats, obs, q_fn, config.guidance, scale)
 
+    def choose(state, policy_params, obs, noise, env_steps):
+        batch, candidates = noise.shape[:2]
+        obs = jnp.repeat(obs, candidates, axis=0)
+        noise = noise.reshape(-1, *chunk_shape)
+        chunks, metrics = act(state, policy_params, obs, noise, env_steps)
+        q = ensemble.apply(state.critic.params, obs, chunks.reshape(-1, flat_dim))
+        value = REDUCERS[config.guidance.reduce](q).reshape(batch, candidates)
+        best = jnp.argmax(value, axis=1)
+        chunk = chunks.reshape(batch, candidates, *chunk_shape)[jnp.arange(batch), best]
+        gain = jnp.mean(jnp.max(value, axis=1) - jnp.mean(value, axis=1))
+        return chunk, metrics | {"guide/candidate_gain": gain}
+
     def update(state, replay: ReplayState, policy_params, key, env_steps):
         sample_key, noise_key = jax.random.split(key)
         shape = (config.utd, config.batch_size)
-        batches = replay_lib.sample(replay, sample_key, shape, config.num_offline)
+        batches = replay_lib.sample(
+            replay, sample_key, shape, config.num_offline, config.window
+        )
         noise = jax.random.normal(noise_key, (*shape, *chunk_shape))
+        batches = blur(key, batches, config.action_noise)
         return learn(state, policy_params, batches, noise, env_steps)
 
     def learn(state, policy_params, batches: Transition, noise, env_steps):
@@ -156,7 +184,7 @@ def make_vgd(
         x_prefix, _ = ddim_decode(
             eps_fn,
             schedule,
-            noise.reshape(-1, *chunk_shape),
+            START_NOISES[config.target_noise](noise).reshape(-1, *chunk_shape),
             batches.next_obs.reshape(-1, obs_dim),
             end_k=guide_from_k,
         )
@@ -192,6 +220,21 @@ def make_vgd(
     return Vgd(init, act, update, learn)
 
 
+def blur(key: jax.Array, batches: Transition, deviation: float) -> Transition:
+    """Returns `batches` with Gaussian noise on their actions, clipped to [-1, 1].
+
+    Args:
+      key: of the update; it may have been split or drawn from, not folded.
+      batches: transitions, any leading axes.
+      deviation: standard deviation in normalised action units; 0 changes nothing.
+    """
+    if not deviation:
+        return batches
+    noise = jax.random.normal(jax.random.fold_in(key, BLUR_KEY), batches.action.shape)
+    action = jnp.clip(batches.action + deviation * noise, -1.0, 1.0)
+    return batches._replace(action=action)
+
+
 def start_noise(
     kind: str, key: jax.Array, seeds: jax.Array, chunk_index: jax.Array, chunk_shape
 ) -> jax.Array:
@@ -206,6 +249,35 @@ def start_noise(
         return jax.random.normal(episode_key, chunk_shape)
 
     return START_NOISES[kind](jax.vmap(one)(seeds, chunk_index))
+
+
+def held_noise(
+    kinds: tuple[str, ...],
+    hold_chunks: tuple[int, ...],
+    key: jax.Array,
+    seeds: jax.Array,
+    chunk_index: jax.Array,
+    chunk_shape: tuple[int, ...],
+) -> jax.Array:
+    """Returns start noise `[B, Ta, Da]` that an episode keeps for several chunks.
+
+    A noise kept for long makes the policy repeat itself, so that what its actions bring
+    is not averaged away by the next chunk's. Episodes take turns, by their seeds.
+
+    Args:
+      kinds: keys of START_NOISES.
+      hold_chunks: for how many chunks a noise is kept; every pair of a kind and such
+        a number has its turn.
+      key: as for `start_noise`, and so are the others.
+      seeds: `[B]` uint32.
+      chunk_index: `[B]` int32.
+      chunk_shape: (Ta, Da).
+    """
+    turn = (seeds % (len(kinds) * len(hold_chunks))).astype(jnp.int32)
+    hold = jnp.asarray(hold_chunks, jnp.int32)[turn % len(hold_chunks)]
+    noise = start_noise("randn", key, seeds, chunk_index // hold, chunk_shape)
+    by_kind = jnp.stack([START_NOISES[kind](noise) for kind in kinds])
+    return by_kind[turn // len(hold_chunks), jnp.arange(len(seeds))]
 
 
 # Published acting starts from tanh(randn), TD targets and the base policy from randn.

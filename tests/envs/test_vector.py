@@ -143,6 +143,21 @@ def test_a_state_right_after_a_reset_continues_too(make, engine):
     assert_same(expected, env.step([0], action))
 
 
+def test_a_state_continues_in_another_environment_bit_for_bit(make):
+    """As the audit's branches do: one state in all environments, played alike."""
+    env = make("can", 2, None)
+    env.reset([0, 1], [4, 77])
+    before, after = chunks(0, 2, env), chunks(1, 2, env)
+    for action in before:
+        env.step([0, 1], np.repeat(action, 2, 0))
+    state = env.get_state()
+    env.set_state({key: value[[0, 0]] for key, value in state.items()})
+    for action in after:
+        for part in env.step([0, 1], np.repeat(action, 2, 0)):
+            np.testing.assert_array_equal(part[0], part[1])
+    np.testing.assert_array_equal(*env.raw_obs)
+
+
 def test_state_of_another_number_of_environments_is_refused(make):
     state = make("lift", 2, None).get_state()
     with pytest.raises(ValueError, match="state of 2 environments, expected 1"):

@@ -100,12 +100,16 @@ def guided_decode(eps_fn, t, alpha, alpha_prev, critics, x, obs, options, td_err
     last_k = options.last_k or steps
     x = np.asarray(x, np.float64)
     for k in range(steps):
+        before = x
         x = ddim_mean(eps_fn, x, obs, t[k], alpha[k], alpha_prev[k])
-        if k < steps - last_k:
+        if k < steps - last_k or (options.first_k and k >= options.first_k):
             continue
         z = x
         for j in range(k + 1, steps):
             z = ddim_mean(eps_fn, z, obs, t[j], alpha[j], alpha_prev[j])
+        if options.point == "estimate":
+            # x0_hat is where the step would end if it were the last one.
+            z = ddim_mean(eps_fn, before, obs, t[k], alpha[k], 1.0)
         flat = z.reshape(len(z), -1)
         grad, q = value_gradient(critics, obs, flat, options.reduce)
         w = np.ones(len(z))
@@ -114,11 +118,16 @@ def guided_decode(eps_fn, t, alpha, alpha_prev, critics, x, obs, options, td_err
             w = w * np.exp(-options.beta * td_error / options.c_global)
             w = np.clip(w, 1e-3, 1)
         lam = options.scale * anneal(options.time_anneal, k, steps)
+        if options.scale_mode == "trust_region":
+            grad = grad / np.sqrt(np.sum(grad**2, axis=1, keepdims=True))
         x0 = flat + lam * w[:, None] * grad
         if options.dynamic:
             x0 = np.clip(x0, -1, 1)
         x0 = x0.reshape(z.shape)
         a_prev = alpha_prev[k]
+        if options.point == "estimate":
+            x = x + np.sqrt(a_prev) * (x0 - z)  # the same noise, another clean action
+            continue
         x = np.sqrt(a_prev) * x0 + np.sqrt(1 - a_prev) * eps_fn(x, t[k], obs)
     return x
 

@@ -68,6 +68,79 @@ def test_a_share_of_each_batch_is_the_offline_transitions():
     assert everything.obs.min() >= 1000
 
 
+@pytest.mark.parametrize("done", [0.0, 1.0])
+def test_look_ahead_by_hand(done):
+    # Two environments by turns, six slots of which slot 2 is the oldest: environment 0
+    # is 2, 4, 0 and environment 1 is 3, 5, 1, whose episode ended in slot 5: slot 1
+    # begins elsewhere. That end is stored as done, or not (a time limit).
+    data = numbered(range(6))._replace(
+        reward=np.float32([1, 2, 4, 8, 16, 32]),
+        next_obs=np.repeat(np.float32([[20], [21], [4], [5], [0], [25]]), 3, 1),
+        done=np.float32([0, 0, 0, 0, 0, done]),
+    )
+    data = Transition(*map(jnp.asarray, data))
+    state = replay.ReplayState(data, jnp.int32(2), jnp.int32(6))
+    window = replay.Window(steps=3, stride=2, gamma=0.5)
+    found = replay.look_ahead(state, jnp.arange(6), window)
+    # Slot 0: newest of its environment, one chunk. Slot 1: after the end, one chunk.
+    # Slot 2: 4 + 16/2 + 1/4. Slot 3: 8 + 32/2 and the end. Slot 4: 16 + 1/2. Slot 5:
+    # 32, the end.
+    np.testing.assert_allclose(found.reward, [1, 2, 12.25, 24, 16.5, 32])
+    np.testing.assert_array_equal(found.next_obs[:, 0], [20, 21, 20, 25, 20, 25])
+    # 1 - gamma^(m - 1) for m = 1, 1, 3, 2, 2, 1; 1 where the end is stored as done.
+    ended = [1, 1] if done else [0.5, 0]
+    np.testing.assert_allclose(found.done, [0, 0, 0.75, ended[0], 0.5, ended[1]])
+    np.testing.assert_array_equal(found.obs[:, 0], np.arange(6))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 40])
+def test_look_ahead_agrees_with_a_walk_through_the_episodes(steps):
+    """Random episodes of three environments, the buffer overwritten three times."""
+    rng = np.random.default_rng(steps)
+    capacity, envs, gamma = 20, 3, 0.9
+    state, history = replay.init_replay(capacity, 3, 2), []
+    for step in range(23):
+        numbers = envs * step + np.arange(envs)
+        over, done = rng.random((2, envs)) < [[0.2], [0.5]]
+        # Where an episode is over, the next transition begins elsewhere.
+        next_obs = np.where(over, 1000, numbers + envs).astype(np.float32)
+        fresh = numbered(numbers)._replace(
+            done=np.float32(over & done), next_obs=np.repeat(next_obs[:, None], 3, 1)
+        )
+        history += [Transition(*(leaf[i] for leaf in fresh)) for i in range(envs)]
+        state = replay.add(state, fresh)
+    batch = jax.jit(replay.sample, static_argnums=(2, 3, 4))(
+        state, jax.random.key(0), (30, 20), 0, replay.Window(steps, envs, gamma)
+    )
+    assert set(np.unique(batch.obs[..., 0])) == set(range(49, 69))
+    value = 7.0  # whatever the bootstrap is
+    for index in np.ndindex(30, 20):
+        number, y, discount = int(batch.obs[index][0]), 0.0, 1.0
+        for _ in range(steps):
+            now = history[number]
+            y += discount * now.reward
+            discount *= gamma
+            if now.next_obs[0] == 1000 or number + envs >= len(history):
+                break
+            number += envs
+        y += (1 - now.done) * discount * value
+        got = batch.reward[index] + (1 - batch.done[index]) * gamma * value
+        np.testing.assert_allclose(got, y, rtol=1e-5)
+        np.testing.assert_array_equal(batch.next_obs[index], now.next_obs)
+
+
+def test_offline_transitions_reach_over_one_chunk_whatever_the_window():
+    state = replay.init_replay(5, 3, 2, offline=numbered(range(1000, 1010)))
+    chain = np.repeat(np.float32([[4], [6], [306]]), 3, 1)
+    state = replay.add(state, numbered([2, 4, 6])._replace(next_obs=chain))
+    window = replay.Window(steps=3, stride=1, gamma=0.5)
+    batch = replay.sample(state, jax.random.key(0), (50, 8), 3, window)
+    n = np.asarray(batch.obs[:, :3, 0])
+    np.testing.assert_array_equal(batch.reward[:, :3], n + 200)
+    np.testing.assert_array_equal(batch.next_obs[:, :3, 0], n + 300)
+    assert set(np.unique(batch.next_obs[:, 3:, 0])) == {306}
+
+
 def test_jitted_add_equals_plain_add():
     plain = fast = replay.init_replay(7, 3, 2)
     add = jax.jit(replay.add)

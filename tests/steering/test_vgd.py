@@ -81,6 +81,40 @@ def test_scan_equals_a_python_loop_over_whole_decodes():
     assert int(out.num_updates) == UTD
 
 
+def test_update_learns_from_the_window_and_the_noise_that_are_configured():
+    config, ensemble, _ = make(utd=1)
+    window = replay_lib.Window(steps=4, stride=ENVS, gamma=0.9)
+    config = config._replace(window=window, target_noise="tanh_randn", action_noise=0.3)
+    method = vgd.make_vgd(
+        config, ensemble, SCHEDULE, toy.make_eps_fn, toy.OBS_DIM, toy.CHUNK
+    )
+    params, state = toy.to_jax(toy.weights()), method.init(jax.random.key(0))
+    key, fresh = jax.random.key(7), transitions(1, ENVS)
+    # One environment's transitions are ENVS apart and go on from each other.
+    before = filled_replay()
+    obs = before.data.obs
+    data = before.data._replace(next_obs=jnp.roll(obs, -ENVS, axis=0))
+    before = before._replace(data=data)
+    store = replay_lib.add(before, fresh)
+    out, _ = jax.jit(method.update)(state, store, params, key, 0)
+    sample_key, noise_key = jax.random.split(key)
+    batches = replay_lib.sample(store, sample_key, (1, BATCH), 0, window)
+    blur = 0.3 * jax.random.normal(
+        jax.random.fold_in(key, vgd.BLUR_KEY), batches.action.shape
+    )
+    action = np.clip(batches.action + blur, -1, 1)
+    assert 0.1 < np.std(action - batches.action) < 0.3  # the clip takes some
+    batches = batches._replace(action=action)
+    noise = jnp.tanh(jax.random.normal(noise_key, (1, BATCH, *toy.CHUNK)))
+    _, _, published = make(utd=1)  # learns from what it is given
+    expected, _ = jax.jit(published.learn)(state, params, batches, noise, 0)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), out, expected
+    )
+    plain = replay_lib.sample(store, sample_key, (1, BATCH))
+    assert not np.array_equal(plain.reward, batches.reward)
+
+
 def test_every_gradient_step_sees_its_own_batch():
     """Two steps on one batch, or a reused noise, would give equal metrics."""
     losses = []
@@ -156,6 +190,56 @@ def test_whole_update_agrees_with_float64():
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want
         )
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.05])
+def test_of_several_candidates_the_one_of_highest_value_acts(scale):
+    _, ensemble, method = make(scale=scale)
+    params, count = toy.to_jax(toy.weights()), 4
+    state = method.init(jax.random.key(0))
+    obs = jax.random.normal(jax.random.key(1), (ENVS, toy.OBS_DIM))
+    noise = jax.random.normal(jax.random.key(2), (ENVS, count, *toy.CHUNK))
+    act = jax.jit(method.act)
+    chunk, metrics = act(state, params, obs, noise, 0)
+    # Candidate by candidate, each decoded by itself.
+    each = [act(state, params, obs, noise[:, c], 0)[0] for c in range(count)]
+    value = np.stack(
+        [
+            ensemble.apply(state.critic.params, obs, c.reshape(ENVS, -1)).min(0)
+            for c in each
+        ],
+        1,
+    )
+    best = value.argmax(1)
+    assert len(set(best)) > 1
+    for i in range(ENVS):
+        np.testing.assert_allclose(chunk[i], each[best[i]][i], atol=2e-6)
+    gain = np.mean(value.max(1) - value.mean(1))
+    np.testing.assert_allclose(metrics["guide/candidate_gain"], gain, atol=1e-5)
+
+
+def test_held_noise_stays_for_its_chunks_and_episodes_take_turns():
+    key, seeds = jax.random.key(0), jnp.uint32([0, 1, 2, 3, 4])
+    arguments = (("tanh_randn", "randn"), (1, 3))
+    noise = np.stack(
+        [
+            vgd.held_noise(*arguments, key, seeds, jnp.full(5, c, jnp.int32), (4, 2))
+            for c in range(7)
+        ]
+    )
+    # Seeds modulo 4: (tanh, 1), (tanh, 3), (randn, 1), (randn, 3), (tanh, 1).
+    for episode, hold in enumerate((1, 3, 1, 3, 1)):
+        changes = [
+            not np.array_equal(a, b)
+            for a, b in zip(noise[:-1, episode], noise[1:, episode], strict=True)
+        ]
+        assert changes == [(c + 1) % hold == 0 for c in range(6)]
+    kinds = [np.abs(noise[:, e]).max() > 1 for e in range(5)]
+    assert kinds == [False, False, True, True, False]
+    plain = vgd.held_noise(("randn",), (1,), key, seeds, jnp.full(5, 6), (4, 2))
+    np.testing.assert_array_equal(
+        plain, vgd.start_noise("randn", key, seeds, jnp.full(5, 6), (4, 2))
+    )
 
 
 def test_scale_zero_acts_as_plain_ddim_bit_for_bit():

@@ -1,0 +1,131 @@
+"""One audit from a saved run to its page: load, play, measure, write."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dynvgd_jax.agent import CHECKPOINTS, Agent, load_agent
+from dynvgd_jax.audit import branch
+from dynvgd_jax.audit.branch import policy_act
+from dynvgd_jax.audit.files import write_files
+from dynvgd_jax.audit.measure import measure
+from dynvgd_jax.audit.records import Plan, Played
+from dynvgd_jax.audit.subject import make_subject
+from dynvgd_jax.audit.tables import print_tables
+from dynvgd_jax.errors import UserError
+from dynvgd_jax.runs.durable import new_folder, refuse_existing
+from dynvgd_jax.runs.report import Progress
+from dynvgd_jax.runs.settings import versions
+from dynvgd_jax.types import VectorEnv
+
+FOLDER = "audit"  # in the run's folder, one folder a checkpoint inside
+
+
+def run_audit(
+    folder: Path,
+    *,
+    states: int,
+    chunks: int,
+    repeats: int,
+    lengths: tuple[float, ...],
+    seed: int = 0,
+    policy: str = "steered",
+    noise: str | None = None,
+    num_envs: int = 16,
+    num_threads: int = 0,
+    output: str | None = None,
+    make_env: Callable[[int], VectorEnv] | None = None,
+) -> dict[str, Any]:
+    """Runs one audit, writes its files, prints its tables and returns its findings.
+
+    Args:
+      folder: of a run (its newest checkpoint) or of one of its checkpoints.
+      states: at least 2, one from each of as many episodes.
+      chunks: at least 2, drawn per state.
+      repeats: at least 2, continuations per first chunk.
+      lengths: by which chunks are moved, norms in normalised action units.
+      seed: of episodes and all noise.
+      policy: "steered" or "base", which gives the states and continues.
+      noise: start noise of every decoded chunk; None is the run's acting noise.
+      num_envs: environments side by side.
+      num_threads: that step them; 0 is one per core.
+      output: new folder; None is `<run>/audit/<control steps>`.
+      make_env: number of environments -> environments, where not robosuite's.
+
+    Raises:
+      UserError: there is no such run, its critics are untrained, the output exists or
+        cannot be written, or the policy does not fit the environments.
+    """
+    agent = load_agent(folder)
+    config = agent.config
+    run = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder
+    target = Path(output or run / FOLDER / str(agent.env_steps))
+    refuse_existing(target)
+    noise = noise or config.acting_noise
+    subject = make_subject(agent, noise, seed)
+    plan = Plan(
+        states,
+        chunks,
+        repeats,
+        lengths,
+        seed,
+        config.gamma,
+        config.reward_offset,
+        config.end_at_success,
+        config.bootstrap_at_time_limit,
+    )
+    make_env = make_env or functools.partial(_robosuite_env, agent, num_threads)
+    env = make_env(num_envs)
+    try:
+        agent.policy.require_fit(env.obs_dim, env.action_dim, env.chunk_len)
+        with Progress(plan.rollouts(), unit="rollouts") as bar:
+
+            def progress(done: int, stage: str) -> None:
+                bar.update(done, stage=stage)
+
+            decode = subject.steer if policy == "steered" else subject.decode
+            act = policy_act(decode, subject.noise, branch.EPISODE_NOISE)
+            starts = branch.collect_states(env, act, plan, progress)
+            first = branch.draw_first_chunks(subject, starts, plan, num_envs)
+            act = policy_act(decode, subject.noise, branch.FUTURE_NOISE)
+            bar.restart_rate()
+            outcomes = branch.play(env, act, starts, first, plan, progress)
+    finally:
+        env.close()
+    played = Played(plan, starts, first, outcomes)
+    found = measure(plan, first, outcomes, float(agent.learner.td_error))
+    title = (
+        f"{run.name} at {agent.env_steps:,} control steps; {policy} policy "
+        f"from {noise} noise; {states} states x {chunks} chunks x {repeats} repeats"
+    )
+    about = {
+        "title": title,
+        "control_steps": agent.env_steps,
+        "policy": policy,
+        "noise": noise,
+        "plan": plan._asdict(),
+        "versions": versions(),
+    }
+    try:
+        with new_folder(target) as partial:
+            write_files(partial, about, played, found)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error}; give --output") from error
+    print_tables(found)
+    print(f"wrote {target}")
+    return found
+
+
+def _robosuite_env(agent: Agent, num_threads: int, num_envs: int) -> VectorEnv:
+    # Imported here: a toy environment needs no simulator.
+    from dynvgd_jax.envs.vector import RobosuiteVectorEnv
+
+    agent.policy.require_task(agent.config.task)
+    return RobosuiteVectorEnv(
+        agent.config.task,
+        num_envs,
+        agent.policy.normalization,
+        engine=agent.config.env.engine,
+        num_threads=num_threads,
+    )
