@@ -101,8 +101,9 @@ def readers(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     ran = {"train": 0, "built": 0, "resume": 0, "pretrain": 0, "demos": 0}
 
-    def run_job(config, workdir, resume):
-        kind = "resume" if resume else config.job
+    def run_job(command):
+        config, workdir = command.config, command.workdir
+        kind = "resume" if command.resume else config.job
         ran[kind] += 1
         if kind == "resume":
             find_saved([workdir], [config])
