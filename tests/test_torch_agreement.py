@@ -242,10 +242,10 @@ def test_act_and_a_whole_training_call_agree_with_torch(row):
 
     store = replay_lib.init_replay(64, sizes.obs, sizes.chunk * sizes.act)
     store = replay_lib.add(store, draw(sizes, 1, 60)[0])
-    fresh, key = draw(sizes, 2, 4)[0], jax.random.key(KEY)
-    after, *_ = jax.jit(case.method.update)(learner, store, params, fresh, key, 0)
+    store = replay_lib.add(store, draw(sizes, 2, 4)[0])
+    key = jax.random.key(KEY)
+    after, _ = jax.jit(case.method.update)(learner, store, params, key, 0)
     sample_key, noise_key = jax.random.split(key)
-    store = replay_lib.add(store, fresh)
     batches = replay_lib.sample(store, sample_key, (UTD, BATCH))
     noises = jax.random.normal(noise_key, (UTD, BATCH, sizes.chunk, sizes.act))
     errors = []
