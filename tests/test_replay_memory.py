@@ -66,6 +66,24 @@ def test_every_device_gets_its_share_of_offline_transitions():
 
 
 @pytest.mark.usefixtures("compilation_cache")
+@pytest.mark.parametrize(("overlap", "newest"), [(False, 2), (True, 0)])
+def test_an_overlapping_call_cannot_draw_its_own_step(
+    toy_policy, tmp_path, monkeypatch, overlap, newest
+):
+    """Ten vector steps of two environments come before the first training call."""
+    stored, draw = [], HostReplay.training_input
+
+    def training_input(self, keys):
+        stored.append(self._total)
+        return draw(self, keys)
+
+    monkeypatch.setattr(HostReplay, "training_input", training_input)
+    config = tiny(toy_policy, **{"replay.memory": "host", "overlap": overlap})
+    train(config, tmp_path / "run", make_env=ReachEnv)
+    assert stored == [20 + 2 * call + newest for call in range(14)]
+
+
+@pytest.mark.usefixtures("compilation_cache")
 def test_a_broken_run_goes_on_bit_for_bit(toy_policy, tmp_path):
     changes = {"replay.memory": "host", "overlap": True}
     config = tiny(toy_policy, **MANY_CHECKPOINTS, **changes)
