@@ -185,23 +185,67 @@ def get_config() -> ConfigDict:
 
 def with_preset(config: ConfigDict, preset: str) -> ConfigDict:
     """Returns `config` scaled by `preset`; UserError names the known ones."""
-    return apply_preset(config, preset, {"quick": _quick})
+    presets = {"quick": _quick, "hour": _hour, "published_quick": _published_quick}
+    return apply_preset(config, preset, presets)
 
 
 def _quick(config: ConfigDict) -> None:
-    """A run for two CPU cores: less than an hour, small critics, fewer updates."""
+    """What learns within half an hour of two CPU cores: docs/results/learning.md."""
+    _small(config)
+    # Simulation is cheap here and gradient steps are not: many transitions, few steps.
+    config.num_envs = 16
+    config.first_rollout_env_steps = 512_000
+    config.total_env_steps = 640_000
+    config.utd = 3
+    config.batch_size = 256
+    # Data in which one choice lasts, long returns of the policy that acts, and critics
+    # that are smooth in the action: what makes Q know which chunk is better.
+    config.explore.noises = ("randn", "tanh_randn")
+    config.explore.hold_chunks = (1, 8, 100)
+    config.end_at_success = True
+    config.bootstrap_at_time_limit = True
+    config.target_n_step = 30
+    config.target_noise = "tanh_randn"
+    config.critic.action_noise = 0.4
+    # The critics choose among chunks of the policy, each guided in its early steps.
+    config.guidance.candidates = 8
+    config.guidance.reduce = "mean"
+    config.guidance.scale = 0.01
+    config.guidance.point = "estimate"
+    config.guidance.last_k = 0
+    config.guidance.first_k = config.ddim_steps // 2
+    config.guidance.time_anneal = "off"
+    config.guidance.warmup_updates = 0
+    config.eval.every_env_steps = 64_000
+    config.eval.num_envs = 20  # each takes 100 MB
+    config.checkpoint.every_env_steps = 64_000
+
+
+def _hour(config: ConfigDict) -> None:
+    """`:quick` that goes on learning: 60 to 90 minutes of two CPU cores."""
+    _quick(config)
+    config.total_env_steps = 1_024_000
+    config.eval.every_env_steps = 128_000
+
+
+def _published_quick(config: ConfigDict) -> None:
+    """The published method at a size for two CPU cores: less than an hour."""
+    _small(config)
     config.total_env_steps = 128_000
     config.first_rollout_env_steps = 32_000
-    # Simulation is cheap here and gradient steps are not: many transitions, few steps.
     config.utd = 2
     config.batch_size = 128
+    config.eval.every_env_steps = 64_000
+    config.eval.num_envs = 10
+    config.checkpoint.every_env_steps = 32_000
+
+
+def _small(config: ConfigDict) -> None:
+    """Critics that a CPU trains in minutes, whose values settle within them."""
     config.critic.width = 256
     # A value needs about 1 / target_tau updates for one chunk back and looks
-    # 1 / (1 - gamma) chunks ahead: with the published 0.005 and 0.999 the 6,000 updates
-    # here would end long before Q settles. An episode has 75 (Square 100) chunks.
+    # 1 / (1 - gamma) chunks ahead: with the published 0.005 and 0.999 some thousand
+    # updates would end long before Q settles. An episode has 75 (Square 100) chunks.
     config.target_tau = 0.03
     config.gamma = 0.97
-    config.eval.every_env_steps = 64_000
-    config.eval.num_envs = 10  # each takes 100 MB
-    config.checkpoint.every_env_steps = 32_000
     config.log.every_env_steps = 1_280

@@ -8,7 +8,7 @@ from configs import base
 
 
 def get_config(preset: str = ""):
-    """Returns the run's configuration; presets: "" (full size), "quick"."""
+    """Returns the run's configuration; presets: "" (full size), see `base`."""
     config = base.get_config()
     config.task = "lift"
     config.ddim_steps = 8
@@ -23,7 +23,7 @@ def get_config(preset: str = ""):
     config.eval.every_env_steps = 16_000
     config.checkpoint.every_env_steps = 16_000
     config = base.with_preset(config, preset)
-    if preset == "quick":
-        # The full warm-up would outlast the 15,000 gradient steps of a quick run.
+    if preset == "published_quick":
+        # The full warm-up would outlast the 15,000 gradient steps of such a run.
         config.guidance.warmup_updates = 2_500
     return config

@@ -4,7 +4,7 @@ from configs import base
 
 
 def get_config(preset: str = ""):
-    """Returns the run's configuration; presets: "" (published size), "quick"."""
+    """Returns the run's configuration; presets: "" (published), see `base`."""
     config = base.get_config()
     config.task = "square"
     config.ddim_steps = 4

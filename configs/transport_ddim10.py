@@ -9,7 +9,7 @@ from configs import base
 
 
 def get_config(preset: str = ""):
-    """Returns the run's configuration; presets: "" (full size), "quick"."""
+    """Returns the run's configuration; presets: "" (full size), see `base`."""
     config = base.get_config()
     config.task = "transport"
     config.ddim_steps = 10
@@ -22,7 +22,7 @@ def get_config(preset: str = ""):
     config.guidance.scale = 0.0008
     config.guidance.warmup_updates = 100_000
     config = base.with_preset(config, preset)
-    if preset == "quick":
-        # The full warm-up would outlast the 6,000 gradient steps of a quick run.
+    if preset == "published_quick":
+        # The full warm-up would outlast the 6,000 gradient steps of such a run.
         config.guidance.warmup_updates = 1_000
     return config

@@ -401,6 +401,8 @@ class Run:
         self.to_evaluate = self.saved.notes["to_evaluate"]
         for seed in self.seeds:
             seed.forget_after(self.env_steps)
+        self.progress.update(self.env_steps)
+        self.progress.restart_rate()
         self.progress.message(f"resumed at {self.env_steps:,} control steps")
 
     def _refill_replay(self) -> None:

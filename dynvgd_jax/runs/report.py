@@ -123,11 +123,17 @@ def seeds_table(summaries: Mapping[int, Sequence[Summary]]) -> Table:
     return table
 
 
-def mean_text(rates: Sequence[float]) -> str:
-    """Returns the mean of at least two rates and its 95 % t interval."""
+def t_interval(rates: Sequence[float]) -> tuple[float, float]:
+    """Returns the 95 % t interval of the mean of at least two rates, within [0, 1]."""
     mean, error = statistics.fmean(rates), stats.sem(rates)
     half = stats.t.ppf(0.975, len(rates) - 1) * error
-    return f"{mean:.3f} [{max(mean - half, 0):.3f}, {min(mean + half, 1):.3f}]"
+    return max(mean - half, 0.0), min(mean + half, 1.0)
+
+
+def mean_text(rates: Sequence[float]) -> str:
+    """Returns the mean of at least two rates and its 95 % t interval."""
+    low, high = t_interval(rates)
+    return f"{statistics.fmean(rates):.3f} [{low:.3f}, {high:.3f}]"
 
 
 def print_results(summaries: Sequence[Summary], console: Console | None = None) -> None:

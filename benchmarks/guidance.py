@@ -1,0 +1,140 @@
+"""What guidance does to the success of trained critics, one change at a time.
+
+  python benchmarks/guidance.py runs/can_ddim8-quick-seed0 \
+      --variant guidance.scale=0 \
+      --variant guidance.candidates=1 acting_noise=randn \
+      --variant method=vgd
+
+Evaluates the critics of finished runs (their newest checkpoints) as they were trained
+and with each variant's fields changed, all on the same episodes and start noises.
+Several runs are seeds of one setting. Prints for each variant the mean success of a
+whole chunk over the runs, its difference from the first line, both with 95 % bootstrap
+intervals over episodes, each run's own success, and means of `guide/*` scalars: w, the
+norm of a guided step (normalised action units, over the chunk), what it gains by Q.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MUJOCO_GL", "disabled")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from scipy import stats
+
+from dynvgd_jax.agent import load_agent
+from dynvgd_jax.envs.vector import RobosuiteVectorEnv
+from dynvgd_jax.errors import UserError
+from dynvgd_jax.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.parallel import place
+from dynvgd_jax.programs import compile_programs
+
+SCALARS = ("weight_mean", "delta_norm", "delta_q", "candidate_gain")
+
+
+def parse_fields(texts):
+    """Returns `{field: value}` of `field=value` texts, values as JSON or else text."""
+    fields = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--variant: found {text!r}, expected field=value")
+        try:
+            fields[name] = json.loads(value)
+        except json.JSONDecodeError:
+            fields[name] = value
+    return fields
+
+
+def play(agent, env, seeds, label):
+    """Returns whether each episode succeeded, and the mean of each `guide/*` scalar."""
+    config = agent.config
+    act_one = compile_programs(config, agent.policy, place(1)).act_one
+    key, scalars = jax.random.key(config.eval.seed), []
+
+    def act(obs, seeds, chunk_index):
+        inputs = (obs, key, seeds, chunk_index, agent.env_steps)
+        chunk, metrics = act_one(agent.learner, *inputs)
+        scalars.append(metrics)
+        return np.asarray(chunk)
+
+    bar = track(seeds, description=label, transient=True)
+    steps = iter(bar)
+    results = evaluate(env, act, seeds, progress=lambda _: next(steps, None))
+    names = scalars[0].keys()
+    fetched = jax.device_get(scalars)
+    means = {n: float(np.mean([s[n] for s in fetched])) for n in names}
+    return np.array([r.success_chunk for r in results]), means
+
+
+def interval(values):
+    """Returns the mean of `values [episodes]` with its 95 % bootstrap interval."""
+    if np.ptp(values) == 0:
+        return f"{values[0]:.3f}"
+    found = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0))
+    low, high = found.confidence_interval
+    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--variant", nargs="+", action="append", default=[])
+    parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--num_envs", type=int, default=20)
+    parser.add_argument("--num_threads", type=int, default=0)
+    options = parser.parse_args()
+    variants = [[], *options.variant]
+    table = Table(title=f"{options.episodes} episodes, {len(options.runs)} run(s)")
+    for heading in ("variant", "success", "gain", "of each run", *SCALARS):
+        table.add_column(heading)
+    env, first = None, None
+    for variant in variants:
+        label = " ".join(variant) or "as trained"
+        wins, scalars = [], []
+        for run in options.runs:
+            agent = load_agent(run, parse_fields(variant))
+            if env is None:
+                env = RobosuiteVectorEnv(
+                    agent.config.task,
+                    options.num_envs,
+                    agent.policy.normalization,
+                    num_threads=options.num_threads,
+                )
+            seeds = evaluation_seeds(agent.config.eval.seed, options.episodes)
+            won, means = play(agent, env, seeds, f"{label}, {run.name}")
+            wins.append(won)
+            scalars.append(means)
+        success = np.mean(wins, axis=0)
+        first = success if first is None else first
+        table.add_row(
+            label,
+            interval(success),
+            "" if first is success else interval(success - first),
+            " ".join(f"{won.mean():.3f}" for won in wins),
+            *(
+                f"{np.mean([s[f'guide/{n}'] for s in scalars]):.3g}"
+                if f"guide/{n}" in scalars[0]
+                else ""
+                for n in SCALARS
+            ),
+        )
+        print(label, interval(success), flush=True)
+    env.close()
+    Console(width=150).print(table)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        print(f"guidance.py: {error}", file=sys.stderr)
+        sys.exit(2)
