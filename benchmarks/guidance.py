@@ -31,7 +31,6 @@ from rich.table import Table
 from scipy import stats
 
 from dynvgd_jax.agent import load_agent
-from dynvgd_jax.envs.vector import RobosuiteVectorEnv
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.evaluate import evaluate, evaluation_seeds
 from dynvgd_jax.parallel import place
@@ -66,9 +65,8 @@ def play(agent, env, seeds, label):
         scalars.append(metrics)
         return np.asarray(chunk)
 
-    bar = track(seeds, description=label, transient=True)
-    steps = iter(bar)
-    results = evaluate(env, act, seeds, progress=lambda _: next(steps, None))
+    bar = iter(track(seeds, description=label, transient=True))
+    results = evaluate(env, act, seeds, progress=lambda _: next(bar, None))
     names = scalars[0].keys()
     fetched = jax.device_get(scalars)
     means = {n: float(np.mean([s[n] for s in fetched])) for n in names}
@@ -84,35 +82,44 @@ def interval(values):
     return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
-def main():
+def robosuite_env(agent, num_envs, num_threads):
+    # Imported here: a toy environment needs no simulator.
+    from dynvgd_jax.envs.vector import RobosuiteVectorEnv
+
+    return RobosuiteVectorEnv(
+        agent.config.task,
+        num_envs,
+        agent.policy.normalization,
+        num_threads=num_threads,
+    )
+
+
+def main(arguments=None, make_env=robosuite_env):
+    """Reads the command line, prints the table, returns success by variant and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--variant", nargs="+", action="append", default=[])
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--num_envs", type=int, default=20)
     parser.add_argument("--num_threads", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     variants = [[], *options.variant]
     table = Table(title=f"{options.episodes} episodes, {len(options.runs)} run(s)")
     for heading in ("variant", "success", "gain", "of each run", *SCALARS):
         table.add_column(heading)
-    env, first = None, None
+    env, first, found = None, None, {}
     for variant in variants:
         label = " ".join(variant) or "as trained"
         wins, scalars = [], []
         for run in options.runs:
             agent = load_agent(run, parse_fields(variant))
             if env is None:
-                env = RobosuiteVectorEnv(
-                    agent.config.task,
-                    options.num_envs,
-                    agent.policy.normalization,
-                    num_threads=options.num_threads,
-                )
+                env = make_env(agent, options.num_envs, options.num_threads)
             seeds = evaluation_seeds(agent.config.eval.seed, options.episodes)
             won, means = play(agent, env, seeds, f"{label}, {run.name}")
             wins.append(won)
             scalars.append(means)
+        found[label] = wins
         success = np.mean(wins, axis=0)
         first = success if first is None else first
         table.add_row(
@@ -130,6 +137,7 @@ def main():
         print(label, interval(success), flush=True)
     env.close()
     Console(width=150).print(table)
+    return found
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Speed and memory of the learner: the training call, and acting.
 
     python benchmarks/learner.py [--tasks=can,square] [--ddim=4,8]
-        [--sizes=published,quick] [--rounds=5] [--utd=0] [--precision] [--clock=wall]
+        [--sizes=published,small] [--rounds=5] [--utd=0] [--precision] [--clock=wall]
         [--json]
 
 Needs neither simulator nor PyTorch. In every round the training call is timed between

@@ -23,7 +23,8 @@ from dynvgd_jax.steering import replay as replay_lib
 from dynvgd_jax.steering.vgd import Vgd
 from dynvgd_jax.types import Transition
 
-PRESETS = {"published": "", "quick": "quick"}
+# "small" is the published method with critics for a CPU.
+PRESETS = {"published": "", "small": "published_quick"}
 STORED = 20_000  # transitions in the buffer
 
 # The CPU's clock counts less of other work, but all threads together: with one thread

@@ -1,7 +1,7 @@
 """Our learner against the published training call in PyTorch, in turns.
 
     python benchmarks/learner_torch.py [--tasks=square] [--ddim=8]
-        [--sizes=published,quick] [--rounds=5] [--utd=2] [--clock=wall]
+        [--sizes=published,small] [--rounds=5] [--utd=2] [--clock=wall]
         [--json]
 
 Needs requirements-torch.txt. Both run in one process with the same weights, ours and

@@ -1,6 +1,6 @@
 """What several seeds cost side by side, against one after the other.
 
-    python benchmarks/seeds.py [--tasks=square] [--ddim=8] [--sizes=quick] [--seeds=5]
+    python benchmarks/seeds.py [--tasks=square] [--ddim=8] [--sizes=small] [--seeds=5]
         [--rounds=5] [--utd=0] [--json]
 
 Times the training call of all seeds as one program in turns with the calls of as many

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from dynvgd_jax import config_check
 from dynvgd_jax.errors import UserError
+from dynvgd_jax.resume import CHANGEABLE
 
 TRAIN_CONFIGS = [
     "can_ddim4",
@@ -18,12 +19,15 @@ TRAIN_CONFIGS = [
 ]
 
 
+PRESETS = ("quick", "hour", "published_quick")
+
+
 def load(name, preset=""):
     return importlib.import_module(f"configs.{name}").get_config(preset)
 
 
 @pytest.mark.parametrize("name", TRAIN_CONFIGS)
-@pytest.mark.parametrize("preset", ["", "quick"])
+@pytest.mark.parametrize("preset", ["", *PRESETS])
 def test_every_configuration_is_valid(name, preset, tmp_path):
     config = load(name, preset)
     if config.task == "transport":
@@ -72,10 +76,26 @@ def test_published_numbers(name):
     assert (c.guidance.first_k, c.guidance.point) == (0, "decoded")
 
 
-def test_quick_changes_sizes_but_not_the_method():
-    full, quick = load("square_ddim8"), load("square_ddim8", "quick")
+def test_published_quick_changes_sizes_but_not_the_method():
+    full, quick = load("square_ddim8"), load("square_ddim8", "published_quick")
     assert quick.total_env_steps == 128_000 and quick.critic.width == 256
     assert quick.guidance == full.guidance and quick.ddim_steps == full.ddim_steps
+    assert quick.explore == full.explore and quick.target_n_step == 1
+
+
+@pytest.mark.parametrize("name", TRAIN_CONFIGS)
+def test_hour_goes_on_where_quick_ends(name):
+    """What differs may be changed when a run is resumed."""
+    quick, hour = load(name, "quick"), load(name, "hour")
+    names = config_check.field_names(quick)
+    differ = [
+        n
+        for n in names
+        if config_check.get_field(quick, n) != config_check.get_field(hour, n)
+    ]
+    assert "total_env_steps" in differ
+    assert all(n.startswith(CHANGEABLE) for n in differ), differ
+    assert hour.guidance.first_k * 2 == hour.ddim_steps
 
 
 @pytest.mark.parametrize(

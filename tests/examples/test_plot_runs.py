@@ -1,0 +1,69 @@
+"""The picture of runs: what is read from their folders, and that it is drawn."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+
+from dynvgd_jax.errors import UserError
+from dynvgd_jax.runs.metrics import EPISODES_FILE
+from examples import plot_runs
+
+
+@pytest.fixture
+def two_seeds(finished_run, tmp_path):
+    """A run's folder with two seeds, of which the second has always failed."""
+    for name in ("seed0", "seed1"):
+        shutil.copytree(finished_run, tmp_path / "both" / name)
+    path = tmp_path / "both/seed1" / EPISODES_FILE
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows([row | {"success_chunk": 0} for row in rows])
+    return tmp_path / "both"
+
+
+def test_finds_seeds_and_their_evaluations(two_seeds, toy_config):
+    run = plot_runs.find_run(two_seeds, None)
+    assert run.label == "both (2 seeds)"
+    assert [folder.name for folder in run.folders] == ["seed0", "seed1"]
+    first, second = map(plot_runs.evaluations, run.folders)
+    name = f"dynvgd/{toy_config.acting_noise}"
+    assert max(first[name]) == toy_config.total_env_steps
+    for outcomes in second[name].values():
+        assert outcomes == [0] * toy_config.eval.episodes
+
+
+def test_rate_by_hand():
+    mean, low, high = plot_runs.rate([[1, 1, 0, 0]])
+    assert mean == 0.5 and 0.1 < low < 0.2 and 0.8 < high < 0.9  # Wilson
+    # 0.5 and 0.75: mean 0.625, standard error 0.125, t(1) = 12.7, cut to [0, 1].
+    assert plot_runs.rate([[1, 0, 1, 0], [1, 1, 1, 0]]) == (0.625, 0.0, 1.0)
+
+
+def test_curves_are_those_of_all_seeds(two_seeds):
+    run = plot_runs.find_run(two_seeds, "name")
+    steps, values = plot_runs.curves(run, "train/td_error_mean")
+    assert values.shape == (2, len(steps)) and (np.diff(steps) > 0).all()
+    np.testing.assert_array_equal(values[0], values[1])
+    assert plot_runs.curves(run, "train/no_such_curve") is None
+
+
+def test_draws(two_seeds, finished_run, tmp_path, monkeypatch, capsys):
+    target = tmp_path / "picture.png"
+    folders = [str(two_seeds), str(finished_run)]
+    labels = ["--labels", "two", "one"]
+    monkeypatch.setattr(
+        "sys.argv", ["plot_runs.py", *folders, *labels, f"--output={target}"]
+    )
+    plot_runs.main()
+    assert target.read_bytes()[:4] == b"\x89PNG"
+    assert str(target) in capsys.readouterr().out
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json"):
+        plot_runs.find_run(tmp_path, None)
