@@ -5,8 +5,7 @@
 
 A run is a folder of launch.py; one of several seeds is drawn as their mean, with a 95 %
 t interval over seeds (one seed: 95 % Wilson interval over episodes). Each task has a
-row, in which its runs lie over each other. Needs matplotlib and tensorboard
-(requirements-dev.txt).
+row, in which its runs lie over each other.
 """
 
 import argparse

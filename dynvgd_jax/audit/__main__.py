@@ -1,7 +1,7 @@
 r"""Audits the critics of a run: do they know which actions are better, and how well?
 
   python -m dynvgd_jax.audit runs/can_ddim8-quick-seed0
-  python -m dynvgd_jax.audit runs/can_ddim8-quick-seed0/checkpoints/64000 \
+  python -m dynvgd_jax.audit runs/can_ddim8-quick-seed0/checkpoints/576000 \
       --states=64 --chunks=8 --repeats=8 --lengths=0.05,0.1,0.2,0.4
 
 The first argument is a run folder (its newest checkpoint) or one checkpoint. Writes
@@ -11,7 +11,6 @@ Mistakes are answered with one line on stderr and exit code 2.
 """
 
 import functools
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -40,10 +39,6 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         folder, options = parse(argv)
-        if importlib.util.find_spec("matplotlib") is None:
-            raise UserError(
-                "matplotlib is missing; pip install -r requirements-dev.txt"
-            )
         use_compile_cache()
         # Only now are JAX and the simulator imported.
         from dynvgd_jax.audit.run import run_audit

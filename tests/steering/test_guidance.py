@@ -46,6 +46,19 @@ def decode(ensemble, params, schedule, obs, noise, options, td_error=7.0):
     )
 
 
+def decode_in_float64(params, schedule, obs, noise, options):
+    """What `decode` should return."""
+    return reference.guided_decode(
+        toy.make_eps_fn(toy.weights(), np),
+        *schedule,
+        reference.unstack(params),
+        noise,
+        obs,
+        options,
+        td_error=7.0,
+    )
+
+
 @pytest.mark.parametrize("reduce", ["min", "mean"])
 @pytest.mark.parametrize("anneal", ["linear", "cosine", "off"])
 @pytest.mark.parametrize("dynamic", [True, False])
@@ -62,15 +75,7 @@ def test_decode_agrees_with_float64(reduce, anneal, dynamic, ddim_steps, last_k)
     )
     schedule = ddim_schedule(cosine_schedule(20), ddim_steps)
     x, stats = decode(ensemble, params, schedule, obs, noise, options)
-    expected = reference.guided_decode(
-        toy.make_eps_fn(toy.weights(), np),
-        *schedule,
-        reference.unstack(params),
-        noise,
-        obs,
-        options,
-        td_error=7.0,
-    )
+    expected = decode_in_float64(params, schedule, obs, noise, options)
     plain, _ = ddim_decode(
         toy.make_eps_fn(toy.to_jax(toy.weights())),
         schedule,
@@ -94,15 +99,7 @@ def test_other_points_and_early_steps_agree_with_float64(point, last_k, first_k)
     )
     schedule = ddim_schedule(cosine_schedule(20), 4)
     x, stats = decode(ensemble, params, schedule, obs, noise, options)
-    expected = reference.guided_decode(
-        toy.make_eps_fn(toy.weights(), np),
-        *schedule,
-        reference.unstack(params),
-        noise,
-        obs,
-        options,
-        td_error=7.0,
-    )
+    expected = decode_in_float64(params, schedule, obs, noise, options)
     assert len(stats) == (last_k or 4) - (4 - first_k if first_k else 0)
     # Early steps multiply float32 rounding by up to 1/sqrt(alpha) (noisiest: 20).
     np.testing.assert_allclose(x, expected, atol=5e-5)
@@ -116,15 +113,7 @@ def test_trust_region_agrees_with_float64_and_moves_by_its_length():
     options = G.Guidance(scale=0.3, last_k=2, scale_mode="trust_region", c_local=2.0)
     schedule = ddim_schedule(cosine_schedule(20), 4)
     x, stats = decode(ensemble, params, schedule, obs, noise, options)
-    expected = reference.guided_decode(
-        toy.make_eps_fn(toy.weights(), np),
-        *schedule,
-        reference.unstack(params),
-        noise,
-        obs,
-        options,
-        td_error=7.0,
-    )
+    expected = decode_in_float64(params, schedule, obs, noise, options)
     np.testing.assert_allclose(x, expected, atol=5e-6)
     # K = 4, linear: 3/4 and 4/4 of 0.3, times w of each sample.
     for step, share in zip(stats, (0.75, 1.0), strict=True):
