@@ -224,7 +224,7 @@ def _quick(config: ConfigDict) -> None:
 def _hour(config: ConfigDict) -> None:
     """`:quick` that goes on learning: 60 to 90 minutes of two CPU cores."""
     _quick(config)
-    config.total_env_steps = 1_024_000
+    config.total_env_steps = 1_152_000
     config.eval.every_env_steps = 128_000
 
 
