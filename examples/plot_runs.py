@@ -4,8 +4,8 @@
       --labels "dynamic VGD" VGD --output=docs/can_quick.png
 
 A run is a folder of launch.py; one of several seeds is drawn as their mean, with a 95 %
-t interval over seeds (one seed: 95 % Wilson interval over episodes). Each task has a
-row, in which its runs lie over each other.
+t interval over seeds and a small cross for each (one seed: 95 % Wilson interval over
+episodes). Each task has a row, in which its runs lie over each other.
 """
 
 import argparse
@@ -82,6 +82,8 @@ def draw_success(axis, run, color):
             for steps in sorted(seeds[0][policy])
             if all(steps in own[policy] for own in seeds)
         ]
+        if not points:  # a seed is not that far yet
+            continue
         steps, mean, low, high = map(np.array, zip(*points, strict=True))
         if policy in BASE_STYLES:
             # Equal in all runs of a task: no training, equal episodes.
@@ -92,6 +94,10 @@ def draw_success(axis, run, color):
             steps, mean, (mean - low, high - mean), fmt="o-", c=color, capsize=3,
             label=run.label,
         )  # fmt: skip
+        if len(seeds) > 1:
+            for own in seeds:
+                each = [statistics.fmean(own[policy][step]) for step in steps]
+                axis.plot(steps, each, "x", c=color, ms=4, alpha=0.7)
 
 
 def curves(run, tag):
@@ -116,10 +122,12 @@ def draw_mean(axis, run, color, tag):
     axis.plot(steps, values.mean(axis=0), c=color)
     if len(values) > 1:
         axis.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.2)
+    if values.min() >= 0:  # from 0 to above the highest of all runs
+        axis.set_ylim(0, max(1.1 * values.max(), axis.get_ylim()[1]))
 
 
 SCALARS = {
-    "guide/lambda_mean": "lambda_t",
+    "guide/lambda_mean": "lambda_t, before w",
     "guide/weight_mean": "guidance weight w",
     "train/td_error_mean": "TD error |Q - y|",
     "train/q0_mean": "mean Q of the first critic",
@@ -151,8 +159,6 @@ def main():
                 axis.set_title(title)
                 draw_mean(axis, run, f"C{i}", tag)
         row[0].legend(fontsize=7, loc="lower right")
-        for axis in row[1:4]:
-            axis.set_ylim(bottom=0)
         for axis in row:
             axis.set_xlabel("control steps")
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))
