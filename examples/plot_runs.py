@@ -1,7 +1,7 @@
 """Draws runs: success with intervals, the guidance's size and weight, Q, TD error.
 
   python examples/plot_runs.py runs/can_ddim8-quick-seeds0-2 runs/can_vgd \
-      --labels "dynamic VGD" VGD --output=docs/can_quick.png
+      --labels "dynamic VGD" VGD --output=can.png
 
 A run is a folder of launch.py; one of several seeds is drawn as their mean, with a 95 %
 t interval over seeds and a small cross for each (one seed: 95 % Wilson interval over
