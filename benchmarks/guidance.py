@@ -31,10 +31,12 @@ from rich.table import Table
 from scipy import stats
 
 from dynvgd_jax.agent import load_agent
+from dynvgd_jax.envs.make import robosuite_env
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.evaluate import evaluate, evaluation_seeds
 from dynvgd_jax.parallel import place
 from dynvgd_jax.programs import compile_programs
+from dynvgd_jax.runs.settings import read_config
 
 SCALARS = ("weight_mean", "delta_norm", "delta_q", "candidate_gain")
 
@@ -82,16 +84,12 @@ def interval(values):
     return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
-def robosuite_env(agent, num_envs, num_threads):
-    # Imported here: a toy environment needs no simulator.
-    from dynvgd_jax.envs.vector import RobosuiteVectorEnv
-
-    return RobosuiteVectorEnv(
-        agent.config.task,
-        num_envs,
-        agent.policy.normalization,
-        num_threads=num_threads,
-    )
+def require_one_task(runs):
+    """Raises UserError where the runs are of different tasks."""
+    tasks = {str(run): read_config(run).task for run in runs}
+    if len(set(tasks.values())) > 1:
+        found = ", ".join(f"{run}: {task}" for run, task in tasks.items())
+        raise UserError(f"found {found}; expected runs of one task")
 
 
 def main(arguments=None, make_env=robosuite_env):
@@ -107,14 +105,17 @@ def main(arguments=None, make_env=robosuite_env):
     table = Table(title=f"{options.episodes} episodes, {len(options.runs)} run(s)")
     for heading in ("variant", "success", "gain", "of each run", *SCALARS):
         table.add_column(heading)
+    require_one_task(options.runs)
     env, first, found = None, None, {}
     for variant in variants:
         label = " ".join(variant) or "as trained"
         wins, scalars = [], []
         for run in options.runs:
-            agent = load_agent(run, parse_fields(variant))
+            fields = {"env.num_threads": options.num_threads}
+            agent = load_agent(run, fields | parse_fields(variant))
             if env is None:
-                env = make_env(agent, options.num_envs, options.num_threads)
+                normalization = agent.policy.normalization
+                env = make_env(agent.config, options.num_envs, normalization)
             seeds = evaluation_seeds(agent.config.eval.seed, options.episodes)
             won, means = play(agent, env, seeds, f"{label}, {run.name}")
             wins.append(won)

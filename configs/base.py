@@ -190,7 +190,7 @@ def with_preset(config: ConfigDict, preset: str) -> ConfigDict:
 
 
 def _quick(config: ConfigDict) -> None:
-    """What learns within half an hour of two CPU cores: docs/results/learning.md."""
+    """What makes Can and Square learn on two CPU cores: docs/results/learning.md."""
     _small(config)
     # Simulation is cheap here and gradient steps are not: many transitions, few steps.
     config.num_envs = 16
@@ -222,7 +222,7 @@ def _quick(config: ConfigDict) -> None:
 
 
 def _hour(config: ConfigDict) -> None:
-    """`:quick` that goes on learning: 60 to 90 minutes of two CPU cores."""
+    """`:quick` that goes on to five times as many control steps of learning."""
     _quick(config)
     config.total_env_steps = 1_152_000
     config.eval.every_env_steps = 128_000

@@ -22,6 +22,7 @@ from dynvgd_jax.diffusion.network import DiffusionMLP
 from dynvgd_jax.diffusion.policy import Policy, decode_eps_fn, save_policy
 from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
+from dynvgd_jax.envs.make import robosuite_env
 from dynvgd_jax.envs.normalize import Normalization
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.evaluate import evaluate, evaluation_seeds
@@ -57,7 +58,8 @@ def pretrain(
     """
     check_config(config)
     data = load_dataset(config.dataset, config.task)
-    run = _Run(config, Path(workdir), data, make_env or _robosuite_envs(config))
+    make_env = make_env or functools.partial(robosuite_env, config)
+    run = _Run(config, Path(workdir), data, make_env)
     try:
         run.learn()
     finally:
@@ -267,19 +269,3 @@ def _stage(metrics: dict[str, float]) -> str:
     loss = metrics.get("pretrain/validation_loss", metrics["pretrain/loss"])
     kind = "validation" if "pretrain/validation_loss" in metrics else "training"
     return f"{kind} loss {loss:.4f}"
-
-
-def _robosuite_envs(config: ConfigDict) -> MakeEnv:
-    def make_env(num_envs: int, normalization: Normalization) -> VectorEnv:
-        # Imported here: without evaluation no simulator is needed.
-        from dynvgd_jax.envs.vector import RobosuiteVectorEnv
-
-        return RobosuiteVectorEnv(
-            config.task,
-            num_envs,
-            normalization,
-            engine=config.env.engine,
-            num_threads=config.env.num_threads,
-        )
-
-    return make_env

@@ -16,6 +16,7 @@ from dynvgd_jax.agent import POLICY, build_method, load_learner
 from dynvgd_jax.config_check import own_envs
 from dynvgd_jax.demos.offline import Offline, load_offline
 from dynvgd_jax.diffusion.policy import Policy, load_policy
+from dynvgd_jax.envs.make import robosuite_env
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.evaluate import evaluate, evaluation_seeds
 from dynvgd_jax.parallel import place
@@ -100,7 +101,10 @@ def train(
             f"builtin:{config.task}" if source == "builtin" else source
         )
         if make_env is None:
-            make_env = functools.partial(_robosuite_env, config, policy)
+            policy.require_task(config.task)
+            make_env = functools.partial(
+                robosuite_env, config, normalization=policy.normalization
+            )
         run = Run(
             config,
             folders,
@@ -401,8 +405,7 @@ class Run:
         self.to_evaluate = self.saved.notes["to_evaluate"]
         for seed in self.seeds:
             seed.forget_after(self.env_steps)
-        self.progress.update(self.env_steps)
-        self.progress.restart_rate()
+        self.progress.restart_rate(self.env_steps)
         self.progress.message(f"resumed at {self.env_steps:,} control steps")
 
     def _refill_replay(self) -> None:
@@ -565,17 +568,3 @@ def _mean_of_each(everyones: Sequence[dict]) -> dict[str, np.ndarray]:
         n: np.mean([own[n] for own in everyones], axis=0, dtype=np.float32)
         for n in names
     }
-
-
-def _robosuite_env(config: ConfigDict, policy: Policy, num_envs: int) -> VectorEnv:
-    # Imported here: the learner also runs where no simulator is installed.
-    from dynvgd_jax.envs.vector import RobosuiteVectorEnv
-
-    policy.require_task(config.task)
-    return RobosuiteVectorEnv(
-        config.task,
-        num_envs,
-        policy.normalization,
-        engine=config.env.engine,
-        num_threads=config.env.num_threads,
-    )

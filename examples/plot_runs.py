@@ -46,7 +46,7 @@ def find_run(folder, label):
     """Returns the run in `folder`, whose seeds may lie in folders of their own."""
     folders = [folder]
     if not (folder / CONFIG_FILE).exists():
-        found = (path for path in folder.glob("seed*") if path.is_dir())
+        found = (path for path in folder.glob("seed*") if path.name[4:].isdecimal())
         folders = sorted(found, key=lambda path: int(path.name[4:])) or [folder]
     config = read_config(folders[0])
     seeds = f"{len(folders)} seeds" if len(folders) > 1 else f"seed {config.seed}"
@@ -58,6 +58,8 @@ def find_run(folder, label):
 def evaluations(folder):
     """Returns policy -> {control steps: outcomes of the episodes}."""
     rows = defaultdict(lambda: defaultdict(list))
+    if not (folder / EPISODES_FILE).exists():
+        raise UserError(f"{folder} holds no {EPISODES_FILE}: nothing is evaluated yet")
     with open(folder / EPISODES_FILE, newline="") as file:
         for row in csv.DictReader(file):
             steps = int(row["control_steps"])
@@ -100,22 +102,25 @@ def draw_success(axis, run, color):
                 axis.plot(steps, each, "x", c=color, ms=4, alpha=0.7)
 
 
-def curves(run, tag):
+def read_events(folder):
+    """Returns the TensorBoard curves in `folder`, all points of them."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return events
+
+
+def curves(seeds_events, tag):
     """Returns control steps and each seed's values of one TensorBoard curve."""
-    seeds = []
-    for folder in run.folders:
-        events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-        events.Reload()
-        if tag not in events.Tags()["scalars"]:
-            return None
-        seeds.append({p.step: p.value for p in events.Scalars(tag)})
+    if any(tag not in events.Tags()["scalars"] for events in seeds_events):
+        return None
+    seeds = [{p.step: p.value for p in events.Scalars(tag)} for events in seeds_events]
     steps = sorted(set.intersection(*map(set, seeds)))
     return np.array(steps), np.array([[own[s] for s in steps] for own in seeds])
 
 
-def draw_mean(axis, run, color, tag):
+def draw_mean(axis, seeds_events, color, tag):
     """The mean over seeds, shaded from the least to the greatest."""
-    found = curves(run, tag)
+    found = curves(seeds_events, tag)
     if found is None:
         return
     steps, values = found
@@ -155,9 +160,10 @@ def main():
         row[0].set_ylim(0, 1)
         for i, run in enumerate(runs):
             draw_success(row[0], run, f"C{i}")
+            seeds_events = [read_events(folder) for folder in run.folders]
             for axis, (tag, title) in zip(row[1:], SCALARS.items(), strict=True):
                 axis.set_title(title)
-                draw_mean(axis, run, f"C{i}", tag)
+                draw_mean(axis, seeds_events, f"C{i}", tag)
         row[0].legend(fontsize=7, loc="lower right")
         for axis in row:
             axis.set_xlabel("control steps")

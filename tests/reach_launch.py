@@ -54,7 +54,7 @@ def main() -> int:
             moment()
             return super().step(indices, actions)
 
-    train._robosuite_env = lambda config, policy, num_envs: Env(num_envs)
+    train.robosuite_env = lambda config, num_envs, normalization: Env(num_envs)
     return launch.main(sys.argv)
 
 

@@ -42,6 +42,18 @@ def test_a_run_stopped_everywhere_equals_one_that_was_not(
     assert_equal_runs(folder, finished_run)
 
 
+def test_speed_of_a_resumed_run_leaves_out_what_was_done_before(
+    toy_config, tmp_path, capsys
+):
+    count = itertools.count(1)
+    stops = [lambda: next(count) >= 20, lambda: True]
+    for resume, stop in enumerate(stops):
+        train(toy_config, tmp_path, make_env=ReachEnv, resume=bool(resume), stop=stop)
+    line = capsys.readouterr().err.splitlines()[-1]
+    # 16 asks of the base policy's evaluations, the 20th comes after 3 of 24 steps.
+    assert line.startswith("12.5% |") and "| - control steps/s | ? left |" in line
+
+
 def test_sigterm_ends_the_command_with_code_0_and_resume_goes_on(
     toy_config, cache_folder, finished_run, tmp_path
 ):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dynvgd_jax.agent import CHECKPOINTS, Agent, load_agent
+from dynvgd_jax.agent import CHECKPOINTS, load_agent
 from dynvgd_jax.audit import branch
 from dynvgd_jax.audit.branch import policy_act
 from dynvgd_jax.audit.files import write_files
@@ -13,6 +13,7 @@ from dynvgd_jax.audit.measure import measure
 from dynvgd_jax.audit.records import Plan, Played
 from dynvgd_jax.audit.subject import make_subject
 from dynvgd_jax.audit.tables import print_tables
+from dynvgd_jax.envs.make import robosuite_env
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.runs.report import Progress
@@ -57,7 +58,7 @@ def run_audit(
       UserError: there is no such run, its critics are untrained, the output exists or
         cannot be written, or the policy does not fit the environments.
     """
-    agent = load_agent(folder)
+    agent = load_agent(folder, {"env.num_threads": num_threads})
     config = agent.config
     run = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder
     target = Path(output or run / FOLDER / str(agent.env_steps))
@@ -75,7 +76,11 @@ def run_audit(
         config.end_at_success,
         config.bootstrap_at_time_limit,
     )
-    make_env = make_env or functools.partial(_robosuite_env, agent, num_threads)
+    if make_env is None:
+        agent.policy.require_task(config.task)
+        make_env = functools.partial(
+            robosuite_env, config, normalization=agent.policy.normalization
+        )
     env = make_env(num_envs)
     try:
         agent.policy.require_fit(env.obs_dim, env.action_dim, env.chunk_len)
@@ -115,17 +120,3 @@ def run_audit(
     print_tables(found)
     print(f"wrote {target}")
     return found
-
-
-def _robosuite_env(agent: Agent, num_threads: int, num_envs: int) -> VectorEnv:
-    # Imported here: a toy environment needs no simulator.
-    from dynvgd_jax.envs.vector import RobosuiteVectorEnv
-
-    agent.policy.require_task(agent.config.task)
-    return RobosuiteVectorEnv(
-        agent.config.task,
-        num_envs,
-        agent.policy.normalization,
-        engine=agent.config.env.engine,
-        num_threads=num_threads,
-    )

@@ -254,8 +254,13 @@ class Progress:
             self._next_line = now + _LINE_EVERY_S
             self.message(self.line())
 
-    def restart_rate(self) -> None:
-        """Forgets the past speed: call it where the work per unit changes."""
+    def restart_rate(self, done: int | None = None) -> None:
+        """Forgets the past speed: call it where the work per unit changes.
+
+        Args:
+          done: units that an earlier job did already; None leaves the count.
+        """
+        self._done = self._done if done is None else done
         self._history = deque([(self._clock(), self._done)])
 
     def message(self, text: str) -> None:

@@ -1,6 +1,8 @@
 """The comparison of guidance settings evaluates exactly what a run evaluated."""
 
 import csv
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from tests.reach import ReachEnv
 
 
 def compare(*arguments):
-    return guidance.main(
-        list(map(str, arguments)), lambda agent, num_envs, threads: ReachEnv(num_envs)
-    )
+    def make_env(config, num_envs, normalization):
+        return ReachEnv(num_envs)
+
+    return guidance.main(list(map(str, arguments)), make_env)
 
 
 def test_as_trained_repeats_the_last_evaluation(finished_run, toy_config, capsys):
@@ -40,6 +43,14 @@ def test_mistakes_are_named(finished_run):
         compare(finished_run, "--variant", "scale")
     with pytest.raises(UserError, match=r"guidance\.scal: no such field"):
         compare(finished_run, "--variant", "guidance.scal=0")
+
+
+def test_runs_of_several_tasks_are_refused(finished_run, tmp_path):
+    other = shutil.copytree(finished_run, tmp_path / "other")
+    content = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(content | {"task": "square"}))
+    with pytest.raises(UserError, match="other: square; expected runs of one task"):
+        compare(finished_run, other)
 
 
 def test_interval_of_equal_and_of_mixed_outcomes():

@@ -46,10 +46,11 @@ def test_rate_by_hand():
 
 def test_curves_are_those_of_all_seeds(two_seeds):
     run = plot_runs.find_run(two_seeds, "name")
-    steps, values = plot_runs.curves(run, "train/td_error_mean")
+    events = [plot_runs.read_events(folder) for folder in run.folders]
+    steps, values = plot_runs.curves(events, "train/td_error_mean")
     assert values.shape == (2, len(steps)) and (np.diff(steps) > 0).all()
     np.testing.assert_array_equal(values[0], values[1])
-    assert plot_runs.curves(run, "train/no_such_curve") is None
+    assert plot_runs.curves(events, "train/no_such_curve") is None
 
 
 def test_draws(two_seeds, finished_run, tmp_path, monkeypatch, capsys):
@@ -62,6 +63,13 @@ def test_draws(two_seeds, finished_run, tmp_path, monkeypatch, capsys):
     plot_runs.main()
     assert target.read_bytes()[:4] == b"\x89PNG"
     assert str(target) in capsys.readouterr().out
+
+
+def test_nothing_evaluated_yet(finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / EPISODES_FILE).unlink()
+    with pytest.raises(UserError, match=r"run holds no eval\.csv"):
+        plot_runs.evaluations(run)
 
 
 def test_no_run(tmp_path):
