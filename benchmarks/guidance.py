@@ -31,7 +31,7 @@ from rich.table import Table
 from scipy import stats
 
 from dynvgd_jax.agent import load_agent
-from dynvgd_jax.envs.make import robosuite_env
+from dynvgd_jax.envs.make import env_for_policy
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.evaluate import evaluate, evaluation_seeds
 from dynvgd_jax.parallel import place
@@ -92,7 +92,7 @@ def require_one_task(runs):
         raise UserError(f"found {found}; expected runs of one task")
 
 
-def main(arguments=None, make_env=robosuite_env):
+def main(arguments=None, make_env=env_for_policy):
     """Reads the command line, prints the table, returns success by variant and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path)
@@ -114,8 +114,7 @@ def main(arguments=None, make_env=robosuite_env):
             fields = {"env.num_threads": options.num_threads}
             agent = load_agent(run, fields | parse_fields(variant))
             if env is None:
-                normalization = agent.policy.normalization
-                env = make_env(agent.config, options.num_envs, normalization)
+                env = make_env(agent.config, agent.policy, options.num_envs)
             seeds = evaluation_seeds(agent.config.eval.seed, options.episodes)
             won, means = play(agent, env, seeds, f"{label}, {run.name}")
             wins.append(won)

@@ -16,7 +16,7 @@ from dynvgd_jax.agent import POLICY, build_method, load_learner
 from dynvgd_jax.config_check import own_envs
 from dynvgd_jax.demos.offline import Offline, load_offline
 from dynvgd_jax.diffusion.policy import Policy, load_policy
-from dynvgd_jax.envs.make import robosuite_env
+from dynvgd_jax.envs.make import env_for_policy
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.evaluate import evaluate, evaluation_seeds
 from dynvgd_jax.parallel import place
@@ -101,10 +101,7 @@ def train(
             f"builtin:{config.task}" if source == "builtin" else source
         )
         if make_env is None:
-            policy.require_task(config.task)
-            make_env = functools.partial(
-                robosuite_env, config, normalization=policy.normalization
-            )
+            make_env = functools.partial(env_for_policy, config, policy)
         run = Run(
             config,
             folders,

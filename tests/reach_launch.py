@@ -54,7 +54,7 @@ def main() -> int:
             moment()
             return super().step(indices, actions)
 
-    train.robosuite_env = lambda config, num_envs, normalization: Env(num_envs)
+    train.env_for_policy = lambda config, policy, num_envs: Env(num_envs)
     return launch.main(sys.argv)
 
 

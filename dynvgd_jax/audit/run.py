@@ -13,7 +13,7 @@ from dynvgd_jax.audit.measure import measure
 from dynvgd_jax.audit.records import Plan, Played
 from dynvgd_jax.audit.subject import make_subject
 from dynvgd_jax.audit.tables import print_tables
-from dynvgd_jax.envs.make import robosuite_env
+from dynvgd_jax.envs.make import env_for_policy
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.runs.report import Progress
@@ -76,11 +76,7 @@ def run_audit(
         config.end_at_success,
         config.bootstrap_at_time_limit,
     )
-    if make_env is None:
-        agent.policy.require_task(config.task)
-        make_env = functools.partial(
-            robosuite_env, config, normalization=agent.policy.normalization
-        )
+    make_env = make_env or functools.partial(env_for_policy, config, agent.policy)
     env = make_env(num_envs)
     try:
         agent.policy.require_fit(env.obs_dim, env.action_dim, env.chunk_len)

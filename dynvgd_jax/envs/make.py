@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.envs.normalize import Normalization
 from dynvgd_jax.types import VectorEnv
 
@@ -22,3 +23,13 @@ def robosuite_env(
         engine=config.env.engine,
         num_threads=config.env.num_threads,
     )
+
+
+def env_for_policy(config: ConfigDict, policy: Policy, num_envs: int) -> VectorEnv:
+    """Returns the environments in which `policy` acts.
+
+    Raises:
+      UserError: the policy is for another task.
+    """
+    policy.require_task(config.task)
+    return robosuite_env(config, num_envs, policy.normalization)

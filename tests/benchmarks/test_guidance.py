@@ -14,7 +14,7 @@ from tests.reach import ReachEnv
 
 
 def compare(*arguments):
-    def make_env(config, num_envs, normalization):
+    def make_env(config, policy, num_envs):
         return ReachEnv(num_envs)
 
     return guidance.main(list(map(str, arguments)), make_env)
