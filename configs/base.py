@@ -97,6 +97,10 @@ def get_config() -> ConfigDict:
     # the actions of each batch, clipped to [-1, 1] afterwards: the critics learn a
     # value that is smooth over that distance. Published: 0.
     config.critic.action_noise = 0.0
+    # Value that fresh critics start from, in units of Q. Adam's steps are of one size
+    # whatever the loss is: far from all returns, much of a short run is spent on
+    # getting there. Published: 0.
+    config.critic.initial_value = 0.0
     # Where the critics start: the folder of a run, or of one of its checkpoints, whose
     # critics, targets, moments and counts are taken over; "" is fresh ones. Published.
     config.initial_critics = ""
@@ -127,6 +131,9 @@ def get_config() -> ConfigDict:
     config.guidance.time_anneal = "linear"
     # Critics under the gradient combined by "min" (published) or "mean".
     config.guidance.reduce = "min"
+    # Critics that guide and choose: the "current" ones (published), or the "target"
+    # ones, whose Polyak average (target_tau) changes less from one update to the next.
+    config.guidance.critics = "current"
     # w = clip(exp(-beta std(Q) / c_local) exp(-beta td / c_global), 1e-3, 1), where td
     # is the last training call's mean |Q - y|. Unused by method "vgd". Published.
     config.guidance.beta = 1.0

@@ -71,6 +71,7 @@ def method_options(config: ConfigDict) -> VgdConfig:
         point=config.guidance.point,
         time_anneal=config.guidance.time_anneal,
         reduce=config.guidance.reduce,
+        critics=config.guidance.critics,
         dynamic=config.method == "dynvgd",
         beta=config.guidance.beta,
         c_local=config.guidance.c_local,
@@ -93,6 +94,7 @@ def method_options(config: ConfigDict) -> VgdConfig:
         num_offline=num_offline(config),
         window=Window(config.target_n_step, config.num_envs, config.gamma),
         action_noise=config.critic.action_noise,
+        initial_value=config.critic.initial_value,
         target_noise=config.target_noise,
     )
 

@@ -71,8 +71,9 @@ def test_published_numbers(name):
     assert c.guidance.scale_mode == "published"
     assert (c.target_n_step, c.target_noise, c.end_at_success) == (1, "randn", False)
     assert not c.bootstrap_at_time_limit and c.critic.action_noise == 0
+    assert c.critic.initial_value == 0
     assert c.explore.noises == () and c.explore.hold_chunks == (1,)
-    assert c.guidance.candidates == 1
+    assert c.guidance.candidates == 1 and c.guidance.critics == "current"
     assert (c.guidance.first_k, c.guidance.point) == (0, "decoded")
 
 
@@ -120,6 +121,7 @@ def test_hour_goes_on_where_quick_ends(name):
         ({"guidance.point": "z"}, "guidance.point: found 'z'"),
         ({"guidance.candidates": 0}, "candidates: found 0"),
         ({"critic.action_noise": -1.0}, "action_noise: found -1.0"),
+        ({"critic.initial_value": float("inf")}, "initial_value: found inf"),
         ({"target_n_step": 0}, "target_n_step: found 0, expected a number from 1"),
         ({"target_n_step": 5, "replay.memory": "host"}, "found 5, expected 1 with"),
         ({"target_noise": "zero"}, "target_noise: found 'zero'"),
@@ -165,7 +167,7 @@ def test_names_of_choices_are_those_of_the_code():
     from dynvgd_jax.envs.tasks import TASKS
     from dynvgd_jax.precision import PRECISIONS
     from dynvgd_jax.steering.guidance import ANNEALS, POINTS, REDUCERS, SCALE_MODES
-    from dynvgd_jax.steering.vgd import START_NOISES
+    from dynvgd_jax.steering.vgd import GUIDING_CRITICS, START_NOISES
 
     choices = config_check.CHOICES
     assert set(choices["task"]) == set(TASKS)
@@ -176,4 +178,5 @@ def test_names_of_choices_are_those_of_the_code():
     assert set(choices["acting_noise"]) == set(START_NOISES)
     assert set(choices["target_noise"]) == set(START_NOISES)
     assert set(choices["guidance.point"]) == set(POINTS)
+    assert set(choices["guidance.critics"]) == set(GUIDING_CRITICS)
     assert set(choices["guidance.scale_mode"]) == set(SCALE_MODES)

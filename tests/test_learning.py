@@ -108,6 +108,7 @@ LEVERS = {
     "past_limit": {"target_n_step": 4, "bootstrap_at_time_limit": True},
     "to_success": {"end_at_success": True},
     "blur": {"critic.action_noise": 0.2},
+    "initial_value": {"critic.initial_value": -5.0},
     "held": {"explore.noises": ("randn",), "explore.hold_chunks": (1, 8)},
     "candidates": {"guidance.scale": 0.0, "guidance.candidates": 4},
     "early": {
@@ -117,6 +118,7 @@ LEVERS = {
         "guidance.time_anneal": "off",
     },
     "trust_region": {"guidance.scale_mode": "trust_region", "guidance.scale": 0.3},
+    "target_critics": {"guidance.critics": "target", "target_tau": 0.02},
     "target_noise": {"target_noise": "tanh_randn"},
 }
 

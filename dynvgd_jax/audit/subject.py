@@ -8,7 +8,7 @@ from dynvgd_jax.errors import UserError
 from dynvgd_jax.precision import with_precision
 from dynvgd_jax.steering.ensemble import CriticEnsemble
 from dynvgd_jax.steering.guidance import dynamic_weight, value_gradient
-from dynvgd_jax.steering.vgd import start_noise
+from dynvgd_jax.steering.vgd import GUIDING_CRITICS, start_noise
 
 
 def make_subject(agent: Agent, noise_kind: str, seed: int) -> Subject:
@@ -57,7 +57,8 @@ def make_subject(agent: Agent, noise_kind: str, seed: int) -> Subject:
 
     def judge(obs, chunk):
         learner = agent.learner
-        return compiled_judge(learner.critic.params, learner.td_error, obs, chunk)
+        params = GUIDING_CRITICS[guidance.critics](learner.critic)
+        return compiled_judge(params, learner.td_error, obs, chunk)
 
     def decode(obs, noise):
         first = noise if candidates == 1 else noise[:, 0]

@@ -59,12 +59,26 @@ class CriticEnsemble(nn.Module):
 
 
 def init_ensemble(
-    ensemble: CriticEnsemble, key: jax.Array, obs_dim: int, flat_action_dim: int
+    ensemble: CriticEnsemble,
+    key: jax.Array,
+    obs_dim: int,
+    flat_action_dim: int,
+    initial_value: float = 0.0,
 ) -> PyTree:
-    """Returns fresh parameters of `ensemble`, every critic drawn by itself."""
+    """Returns fresh parameters of `ensemble`, every critic drawn by itself.
+
+    Args:
+      ensemble: the critic module.
+      key: of the draws.
+      obs_dim: Do.
+      flat_action_dim: Ta*Da.
+      initial_value: added to the last layer's drawn bias, in units of Q.
+    """
     obs, action = jnp.zeros((1, obs_dim)), jnp.zeros((1, flat_action_dim))
     shapes = jax.eval_shape(ensemble.init, key, obs, action)
-    return {"params": {"critics": draw_params(shapes["params"]["critics"], key)}}
+    critics = draw_params(shapes["params"]["critics"], key)
+    critics["out"] = critics["out"] | {"bias": critics["out"]["bias"] + initial_value}
+    return {"params": {"critics": critics}}
 
 
 @jax.custom_vjp

@@ -53,6 +53,7 @@ class Guidance(NamedTuple):
     point: str = "decoded"  # of POINTS, where the gradient is taken
     time_anneal: str = "linear"  # key of ANNEALS
     reduce: str = "min"  # key of REDUCERS
+    critics: str = "current"  # key of vgd.GUIDING_CRITICS
     dynamic: bool = True  # False: w = 1 and no clip of x0 (VGD)
     beta: float = 1.0  # sensitivity of w to disagreement and TD error
     c_local: float = 5.0  # Q units, scale of the ensemble's standard deviation

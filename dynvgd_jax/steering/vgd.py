@@ -53,6 +53,7 @@ class VgdConfig(NamedTuple):
     num_offline: int = 0  # of each batch, transitions that replay.offline gives
     window: Window = Window()  # chunks that a transition of the buffer reaches over
     action_noise: float = 0.0  # deviation of what is added to learned actions
+    initial_value: float = 0.0  # where the critics start, Q units
     target_noise: str = "randn"  # key of START_NOISES, start of the targets' decode
 
 
@@ -102,9 +103,10 @@ def make_vgd(
     guide_from_k = first_guided_step(config.guidance, ddim_steps)
     flat_dim = chunk_shape[0] * chunk_shape[1]
     optimizer = td.make_optimizer(config.learning_rate)
+    guiding = GUIDING_CRITICS[config.guidance.critics]
 
     def init(key: jax.Array) -> LearnerState:
-        params = init_ensemble(ensemble, key, obs_dim, flat_dim)
+        params = init_ensemble(ensemble, key, obs_dim, flat_dim, config.initial_value)
         # The target starts as a copy: donated buffers must not be shared.
         target_params = jax.tree.map(jnp.copy, params)
         critic = CriticState(params, target_params, optimizer.init(params))
@@ -142,7 +144,7 @@ def make_vgd(
         if noise.ndim == 4:
             return choose(state, policy_params, obs, noise, env_steps)
         x0, stats, q_fn, scale = guided_decode(
-            state.critic.params,
+            guiding(state.critic),
             state.td_error,
             state.num_updates,
             make_eps_fn(policy_params),
@@ -158,7 +160,7 @@ def make_vgd(
         obs = jnp.repeat(obs, candidates, axis=0)
         noise = noise.reshape(-1, *chunk_shape)
         chunks, metrics = act(state, policy_params, obs, noise, env_steps)
-        q = ensemble.apply(state.critic.params, obs, chunks.reshape(-1, flat_dim))
+        q = ensemble.apply(guiding(state.critic), obs, chunks.reshape(-1, flat_dim))
         value = REDUCERS[config.guidance.reduce](q).reshape(batch, candidates)
         best = jnp.argmax(value, axis=1)
         chunk = chunks.reshape(batch, candidates, *chunk_shape)[jnp.arange(batch), best]
@@ -193,7 +195,7 @@ def make_vgd(
             critic, num_updates = carry
             batch, x = batch_and_x
             next_chunk, *_ = guided_decode(
-                critic.params,
+                guiding(critic),
                 state.td_error,
                 num_updates,
                 eps_fn,
@@ -279,6 +281,12 @@ def held_noise(
     by_kind = jnp.stack([START_NOISES[kind](noise) for kind in kinds])
     return by_kind[turn // len(hold_chunks), jnp.arange(len(seeds))]
 
+
+# The critics' parameters that guide and choose; table of config strings.
+GUIDING_CRITICS: dict[str, Callable[[CriticState], PyTree]] = {
+    "current": lambda critic: critic.params,
+    "target": lambda critic: critic.target_params,
+}
 
 # Published acting starts from tanh(randn), TD targets and the base policy from randn.
 START_NOISES: dict[str, Callable[[jax.Array], jax.Array]] = {

@@ -73,8 +73,9 @@ def test_equal_seeds_write_equal_bytes(audited):
         assert first == second
 
 
-def test_subject_decodes_and_judges_as_the_run_does(finished_run):
-    agent = load_agent(finished_run)
+@pytest.mark.parametrize("guiding", ["current", "target"])
+def test_subject_decodes_and_judges_as_the_run_does(finished_run, guiding):
+    agent = load_agent(finished_run, {"guidance.critics": guiding})
     subject = make_subject(agent, "randn", seed=5)
     rng = np.random.default_rng(0)
     obs = rng.normal(size=(3, 4)).astype(np.float32)
@@ -88,7 +89,9 @@ def test_subject_decodes_and_judges_as_the_run_does(finished_run):
     np.testing.assert_array_equal(subject.steer(obs, noise), agent.act(obs, noise))
     chunk = rng.uniform(-1, 1, (3, 4, 2)).astype(np.float32)
     judged = subject.judge(obs, chunk)
-    critics = reference.unstack(agent.learner.critic.params)
+    critic = agent.learner.critic
+    params = critic.params if guiding == "current" else critic.target_params
+    critics = reference.unstack(params)
     flat = np.float64(chunk.reshape(3, 8))
     gradient, q = reference.value_gradient(critics, np.float64(obs), flat, "min")
     np.testing.assert_allclose(judged.q, q, atol=1e-5)

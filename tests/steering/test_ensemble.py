@@ -42,6 +42,18 @@ def test_members_start_different_within_pytorchs_bounds(critics):
     assert 0 < np.abs(bias).max() <= 1 / np.sqrt(OBS + ACT)
 
 
+def test_critics_can_start_from_a_value(critics):
+    """It is added to every critic's Q and changes no other draw."""
+    ensemble, params = critics
+    moved = init_ensemble(ensemble, jax.random.key(0), OBS, ACT, initial_value=-100.0)
+    obs, act = (jnp.float32(x) for x in inputs())
+    q, moved_q = (ensemble.apply(p, obs, act) for p in (params, moved))
+    np.testing.assert_allclose(moved_q, q - 100.0, rtol=1e-6)
+    for tree in (params, moved):
+        del tree["params"]["critics"]["out"]["bias"]
+    jax.tree.map(np.testing.assert_array_equal, params, moved)
+
+
 def test_forward_agrees_with_float64(critics):
     ensemble, params = critics
     obs, act = inputs()

@@ -50,6 +50,25 @@ def filled_replay():
     return replay_lib.add(state, transitions(0, 100))
 
 
+def test_critics_and_targets_start_from_the_configured_value():
+    config, ensemble, method = make()
+    lowered = vgd.make_vgd(
+        config._replace(initial_value=-9.0),
+        ensemble,
+        SCHEDULE,
+        toy.make_eps_fn,
+        toy.OBS_DIM,
+        toy.CHUNK,
+    )
+    batch = transitions(2, BATCH)
+    states = [m.init(jax.random.key(0)).critic for m in (method, lowered)]
+    for name in ("params", "target_params"):
+        q, low = (
+            ensemble.apply(getattr(s, name), batch.obs, batch.action) for s in states
+        )
+        np.testing.assert_allclose(low, q - 9.0, rtol=1e-6)
+
+
 def test_scan_equals_a_python_loop_over_whole_decodes():
     """The loop shares no prefix, no scan: each step decodes from noise by itself."""
     config, ensemble, method = make()
@@ -149,10 +168,11 @@ def test_every_gradient_step_sees_its_own_batch():
     np.testing.assert_allclose(metrics["train/critic_loss"], np.mean(losses), rtol=1e-5)
 
 
-def test_whole_update_agrees_with_float64():
-    config, _, method = make(scale=0.02)
+@pytest.mark.parametrize("guiding", ["current", "target"])
+def test_whole_update_agrees_with_float64(guiding):
+    config, _, method = make(scale=0.02, critics=guiding)
     params = toy.to_jax(toy.weights())
-    state = method.init(jax.random.key(0))
+    state = with_other_targets(method)
     key, fresh = jax.random.key(3), transitions(1, ENVS)
     store = replay_lib.add(filled_replay(), fresh)
     out, _ = jax.jit(method.update)(state, store, params, key, 0)
@@ -170,7 +190,7 @@ def test_whole_update_agrees_with_float64():
         chunk = reference.guided_decode(
             toy.make_eps_fn(toy.weights(), np),
             *SCHEDULE,
-            critics,
+            {"current": critics, "target": targets}[guiding],
             noise[i],
             batch.next_obs,
             config.guidance,
@@ -190,6 +210,30 @@ def test_whole_update_agrees_with_float64():
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want
         )
+
+
+def with_other_targets(method):
+    """A new state whose target critics are not its current ones."""
+    state, other = (method.init(jax.random.key(seed)) for seed in (0, 1))
+    critic = state.critic._replace(target_params=other.critic.params)
+    return state._replace(critic=critic)
+
+
+def test_target_critics_guide_and_choose_where_the_configuration_says_so():
+    """They act as the same critics do where they are the current ones."""
+    *_, by_current = make()
+    *_, by_target = make(critics="target")
+    params, state = toy.to_jax(toy.weights()), with_other_targets(by_target)
+    swapped = state.critic._replace(params=state.critic.target_params)
+    swapped = state._replace(critic=swapped)
+    obs = jax.random.normal(jax.random.key(1), (ENVS, toy.OBS_DIM))
+    noise = jax.random.normal(jax.random.key(2), (ENVS, 4, *toy.CHUNK))
+    for own in (noise, noise[:, 0]):
+        found = by_target.act(state, params, obs, own, 0)
+        expected = by_current.act(swapped, params, obs, own, 0)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        other, _ = by_current.act(state, params, obs, own, 0)
+        assert np.abs(found[0] - other).max() > 1e-3
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.05])
