@@ -235,9 +235,9 @@ def _quick(config: ConfigDict) -> None:
 
 
 def _hour(config: ConfigDict) -> None:
-    """`:quick` that goes on to three times as many control steps of learning."""
+    """`:quick` that goes on to twice as many control steps of learning."""
     _quick(config)
-    config.total_env_steps = 896_000
+    config.total_env_steps = 768_000
     config.eval.every_env_steps = 64_000
 
 
