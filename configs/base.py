@@ -109,10 +109,6 @@ def get_config() -> ConfigDict:
     # lambda: size of the step along the value gradient, in normalised action units per
     # unit of gradient; 0 switches guidance off. Published.
     config.guidance.scale = 0.005
-    # "published": the step is lambda times w times the gradient; "trust_region": times
-    # its direction alone, so that lambda is the step's length, as norm over the chunk
-    # in normalised action units, however steep Q is.
-    config.guidance.scale_mode = "published"
     # Guided DDIM steps, counted from the last; 0 guides all of them. Published.
     config.guidance.last_k = 3
     # Of these only the first so many DDIM steps of the decode; 0 is no such bound. With

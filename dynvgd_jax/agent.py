@@ -65,7 +65,6 @@ def method_options(config: ConfigDict) -> VgdConfig:
     """Returns the static choices of `config.method`."""
     guidance = Guidance(
         scale=0.0 if config.method == "base" else config.guidance.scale,
-        scale_mode=config.guidance.scale_mode,
         last_k=config.guidance.last_k,
         first_k=config.guidance.first_k,
         point=config.guidance.point,

@@ -28,7 +28,6 @@ CHOICES = {
     "guidance.reduce": ("min", "mean"),
     "guidance.critics": ("current", "target"),
     "guidance.point": ("decoded", "estimate"),
-    "guidance.scale_mode": ("published", "trust_region"),
     "replay.memory": ("device", "host"),
     "env.engine": ("compiled", "exact", "robosuite"),
 }

@@ -68,7 +68,6 @@ def test_published_numbers(name):
     assert (c.critic.num, c.critic.width, c.critic.depth) == (4, 2048, 3)
     assert (c.guidance.beta, c.guidance.c_local, c.guidance.c_global) == (1, 5, 100)
     assert c.guidance.time_anneal == "linear"  # what ran, not what the YAML says
-    assert c.guidance.scale_mode == "published"
     assert (c.target_n_step, c.target_noise, c.end_at_success) == (1, "randn", False)
     assert not c.bootstrap_at_time_limit and c.critic.action_noise == 0
     assert c.critic.initial_value == 0
@@ -125,7 +124,7 @@ def test_hour_goes_on_where_quick_ends(name):
         ({"target_n_step": 0}, "target_n_step: found 0, expected a number from 1"),
         ({"target_n_step": 5, "replay.memory": "host"}, "found 5, expected 1 with"),
         ({"target_noise": "zero"}, "target_noise: found 'zero'"),
-        ({"guidance.scale_mode": "trust_regio"}, "did you mean 'trust_region'"),
+        ({"guidance.point": "estimat"}, "did you mean 'estimate'"),
         ({"total_env_steps": 2**31}, "config.total_env_steps: found 2147483648"),
         ({"eval.noises": ()}, "at least one"),
         ({"eval.noises": ("gauss",)}, "config.eval.noises: found 'gauss'"),
@@ -166,7 +165,7 @@ def test_a_damaged_file_of_a_run_is_named(spoil, message):
 def test_names_of_choices_are_those_of_the_code():
     from dynvgd_jax.envs.tasks import TASKS
     from dynvgd_jax.precision import PRECISIONS
-    from dynvgd_jax.steering.guidance import ANNEALS, POINTS, REDUCERS, SCALE_MODES
+    from dynvgd_jax.steering.guidance import ANNEALS, POINTS, REDUCERS
     from dynvgd_jax.steering.vgd import GUIDING_CRITICS, START_NOISES
 
     choices = config_check.CHOICES
@@ -179,4 +178,3 @@ def test_names_of_choices_are_those_of_the_code():
     assert set(choices["target_noise"]) == set(START_NOISES)
     assert set(choices["guidance.point"]) == set(POINTS)
     assert set(choices["guidance.critics"]) == set(GUIDING_CRITICS)
-    assert set(choices["guidance.scale_mode"]) == set(SCALE_MODES)

@@ -117,7 +117,6 @@ LEVERS = {
         "guidance.point": "estimate",
         "guidance.time_anneal": "off",
     },
-    "trust_region": {"guidance.scale_mode": "trust_region", "guidance.scale": 0.3},
     "target_critics": {"guidance.critics": "target", "target_tau": 0.02},
     "target_noise": {"target_noise": "tanh_randn"},
 }

@@ -34,20 +34,11 @@ ANNEALS: dict[str, Callable[[int, int], float]] = {
 # (published); "estimate", the step's own x0_hat.
 POINTS = ("decoded", "estimate")
 
-# What lambda multiplies, from the gradient [B, Ta*Da]; table of config strings.
-SCALE_MODES: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "published": lambda grad: grad,
-    "trust_region": lambda grad: unit(grad),
-}
-
 
 class Guidance(NamedTuple):
     """Static choices of the guided decode."""
 
-    scale: float = 0.005  # lambda_base; its unit depends on `scale_mode`
-    # "published": action units per unit of dQ/da; "trust_region": action units, the
-    # norm over the chunk of a step with anneal and w at 1.
-    scale_mode: str = "published"  # key of SCALE_MODES
+    scale: float = 0.005  # lambda_base, action units per unit of dQ/da
     last_k: int = 3  # number of last DDIM steps guided; 0 means every step
     first_k: int = 0  # of these only the first DDIM steps; 0 means no such bound
     point: str = "decoded"  # of POINTS, where the gradient is taken
@@ -97,12 +88,6 @@ def first_guided_step(guidance: Guidance, ddim_steps: int) -> int:
             f"{guidance.last_k} guides from step {first} on"
         )
     return ddim_steps if guidance.scale == 0 else first
-
-
-def unit(vectors: jax.Array) -> jax.Array:
-    """Returns `vectors [B, n]` scaled to norm 1; a zero vector stays zero."""
-    norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / jnp.where(norm > 0, norm, 1.0)
 
 
 def local_weight(q: jax.Array, beta: float, c_local: float) -> jax.Array:
@@ -177,7 +162,7 @@ def make_guide_fn(
             w = jnp.where(weight_on, dynamic_weight(q, td_error, guidance), 1.0)
         else:
             w = jnp.ones_like(value)
-        push = lam * w[:, None] * SCALE_MODES[guidance.scale_mode](grad)
+        push = lam * w[:, None] * grad
         x0 = flat + push
         if guidance.dynamic:
             x0 = jnp.clip(x0, -1.0, 1.0)

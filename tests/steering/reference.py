@@ -118,8 +118,6 @@ def guided_decode(eps_fn, t, alpha, alpha_prev, critics, x, obs, options, td_err
             w = w * np.exp(-options.beta * td_error / options.c_global)
             w = np.clip(w, 1e-3, 1)
         lam = options.scale * anneal(options.time_anneal, k, steps)
-        if options.scale_mode == "trust_region":
-            grad = grad / np.sqrt(np.sum(grad**2, axis=1, keepdims=True))
         x0 = flat + lam * w[:, None] * grad
         if options.dynamic:
             x0 = np.clip(x0, -1, 1)
