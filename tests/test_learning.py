@@ -16,7 +16,7 @@ from dynvgd_jax.agent import load_agent
 from dynvgd_jax.envs.normalize import Normalization, save_normalization
 from dynvgd_jax.pretrain import pretrain
 from dynvgd_jax.train import train
-from tests.reach import ReachEnv, poor_demonstrations
+from tests.reach import STEP, ReachEnv, poor_demonstrations
 
 SEEDS = range(5)
 SCALE = 0.1
@@ -30,6 +30,13 @@ def folder(tmp_path_factory, compilation_cache):
     return tmp_path_factory.mktemp("learning")
 
 
+def rewards(obs, actions):
+    """Of each control step, from where its action leads; see tests/reach.py."""
+    reached = np.clip(obs[:, :2] + STEP * actions, -1, 1)
+    distance = np.linalg.norm(reached - obs[:, 2:], axis=1)
+    return np.maximum(1 - distance, 0).astype(np.float32)
+
+
 @pytest.fixture(scope="module")
 def base_policy(folder):
     obs, actions, lengths = poor_demonstrations(num_episodes=200, seed=1)
@@ -37,7 +44,7 @@ def base_policy(folder):
         folder / "train.npz",
         states=obs,
         actions=actions,
-        rewards=np.zeros(len(obs), np.float32),
+        rewards=rewards(obs, actions),
         terminals=np.zeros(len(obs), bool),
         traj_lengths=lengths,
     )
@@ -119,6 +126,8 @@ LEVERS = {
     },
     "target_critics": {"guidance.critics": "target", "target_tau": 0.02},
     "target_noise": {"target_noise": "tanh_randn"},
+    "mean": {"guidance.reduce": "mean", "target_reduce": "mean"},
+    "offline": {"replay.offline_dataset": "train.npz", "replay.offline_share": 0.5},
 }
 
 
@@ -127,6 +136,8 @@ LEVERS = {
 def test_every_lever_learns_too(folder, base_policy, name):
     """With a lever moved away from the published setting the policy still improves."""
     changes = {"guidance.scale": SCALE} | LEVERS[name]
+    if file := changes.get("replay.offline_dataset"):
+        changes["replay.offline_dataset"] = str(folder / file)
     gain = gains(folder, base_policy, name, SCALE, range(3), **changes)
     assert gain.mean() > MARGIN, gain
     assert (gain > 0).all(), gain
