@@ -7,6 +7,7 @@ meets the same continuing noise as the chunk that it was moved from, so that the
 difference is not buried under the noise of two independent futures.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -26,6 +27,9 @@ from dynvgd_jax.types import VectorEnv
 EPISODE_NOISE, FIRST_NOISE, FUTURE_NOISE = range(3)
 # Uses of NumPy's generator.
 _CHOICE, _DIRECTIONS = range(2)
+
+REST = 0.01
+MOST_EPISODES = 4
 
 Progress = Callable[[int, str], None]  # (rollouts done, what is going on)
 
@@ -147,8 +151,7 @@ def play(
 
     As in training, the time limit and a fault end an episode and nothing is added for
     what would have followed; so does success where the plan says so. Past the time
-    limit, where the plan says so, a rollout lasts as long as a whole episode; what
-    would follow then counts less than gamma to the power of that many chunks.
+    limit, where the plan says so, a rollout goes on for `horizon` chunks.
 
     Args:
       env: any number of environments; their states are overwritten.
@@ -175,6 +178,16 @@ def play(
     return Outcomes(*(values.reshape(shape) for values in outcomes))
 
 
+def horizon(gamma: float, episode_chunks: int) -> int:
+    """Returns for how many chunks a rollout without a time limit is played.
+
+    Until what would follow counts less than REST of a return that lasts for ever, but
+    no more than MOST_EPISODES times an episode: a gamma near 1 looks further.
+    """
+    most = MOST_EPISODES * episode_chunks
+    return min(most, math.ceil(math.log(REST) / math.log(gamma))) if gamma < 1 else most
+
+
 def _play_wave(env, act, states, plan, state, ids, chunk, outcomes, wave) -> None:
     """Plays as many rollouts as there are environments; fills their `outcomes`."""
     slots = np.arange(len(wave))
@@ -188,7 +201,7 @@ def _play_wave(env, act, states, plan, state, ids, chunk, outcomes, wave) -> Non
     books.chunks[:] = states.chunk_index[rows]
     last = np.full(env.num_envs, max_chunks(env))
     if plan.past_time_limit:
-        last += books.chunks
+        last = books.chunks + horizon(plan.gamma, max_chunks(env))
     chunks, discount = chunk[padded], 1.0
     while len(slots):
         result = env.step(slots, chunks[slots])

@@ -59,10 +59,15 @@ def across_states(
 ) -> dict[str, Any]:
     """Do the critics rank states? `value [S, K]`, `returns [S, K, M]`."""
     q, truth = value.mean(1), returns.mean((1, 2))
-    halves = [spearman(a.mean(1), b.mean(1)) for a, b in _halves(returns, rng)]
+    halves = [(a.mean(1), b.mean(1)) for a, b in _halves(returns, rng)]
+
+    def best(s):
+        found = [spearman(a[s], b[s]) for a, b in halves]
+        return ceiling(_mean_of_finite(found), returns.shape[-1])
+
     return {
         "spearman": _interval(lambda s: spearman(q[s], truth[s]), len(q), rng),
-        "ceiling": ceiling(halves, returns.shape[-1]),
+        "ceiling": _interval(best, len(q), rng),
     }
 
 
@@ -74,18 +79,19 @@ def within_states(
     States in which all chunks bring the same return have no ranks and do not count.
     """
 
-    def mean(pairs) -> float:
-        found = [spearman(a, b) for a, b in pairs]
-        return _mean([rho for rho in found if np.isfinite(rho)])
+    def by_state(a, b) -> np.ndarray:
+        return np.array([spearman(*pair) for pair in zip(a, b, strict=True)])
 
-    rho = np.array(
-        [spearman(q, g) for q, g in zip(value, returns.mean(-1), strict=True)]
-    )
-    halves = [mean(zip(a, b, strict=True)) for a, b in _halves(returns, rng)]
+    rho = by_state(value, returns.mean(-1))
+    halves = np.array([by_state(a, b) for a, b in _halves(returns, rng)])
     counted = rho[np.isfinite(rho)]
+
+    def best(s):
+        return ceiling(_mean_of_finite(halves[:, s].ravel()), returns.shape[-1])
+
     return {
         "spearman": _interval(lambda s: _mean(counted[s]), len(counted), rng),
-        "ceiling": ceiling(halves, returns.shape[-1]),
+        "ceiling": _interval(best, len(rho), rng),
         "states_counted": len(counted),
     }
 
@@ -204,14 +210,14 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(stats.rankdata(a), stats.rankdata(b))[0, 1])
 
 
-def ceiling(half_correlations: list[float], repeats: int) -> float:
+def ceiling(r: float, repeats: int) -> float:
     """Returns the correlation that a perfect critic would reach with M noisy repeats.
 
     From the correlation r of the means of two halves of h = M // 2 repeats, Spearman
     and Brown: the mean of M has reliability f r / (1 + (f - 1) r), f = M / h; a
     noiseless predictor correlates with it by the square root. 0 where r is not above 0.
+    Where states differ in it, a mean r gives more than the mean over states.
     """
-    r = _mean([x for x in half_correlations if np.isfinite(x)])
     if not r > 0:
         return r if np.isnan(r) else 0.0
     f = repeats / (repeats // 2)
@@ -283,6 +289,10 @@ def _interval(
 
 def _mean(values) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
+
+
+def _mean_of_finite(values) -> float:
+    return _mean([x for x in values if np.isfinite(x)])
 
 
 def _ratio(a: float, b: float) -> float:

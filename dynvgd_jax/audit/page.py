@@ -40,7 +40,7 @@ def _draw_states(figure, axis, value, truth, states, across):
     figure.colorbar(dots, ax=axis, label="chunk of the episode")
     axis.axline((float(truth.mean()),) * 2, slope=1, color="grey", lw=0.8)
     axis.set_title(f"states: rank corr. {text(across['spearman'])}", fontsize=9)
-    axis.set_xlabel(f"true return (best possible {across['ceiling']:.2f})")
+    axis.set_xlabel(f"true return (at best {text(across['ceiling'])})")
     axis.set_ylabel("Q")
 
 
@@ -51,7 +51,7 @@ def _draw_chunks(axis, value, truth, within):
     axis.axvline(0, color="grey", lw=0.8)
     rho = text(within["spearman"])
     axis.set_title(f"chunks of a state: rank corr. {rho}", fontsize=9)
-    axis.set_xlabel(f"return - state's mean (best possible {within['ceiling']:.2f})")
+    axis.set_xlabel(f"return - state's mean (at best {text(within['ceiling'])})")
     axis.set_ylabel("Q - state's mean")
 
 

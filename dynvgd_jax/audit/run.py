@@ -10,7 +10,7 @@ from dynvgd_jax.audit import branch
 from dynvgd_jax.audit.branch import policy_act
 from dynvgd_jax.audit.files import write_files
 from dynvgd_jax.audit.measure import measure
-from dynvgd_jax.audit.records import Plan, Played
+from dynvgd_jax.audit.records import Plan, Played, Subject
 from dynvgd_jax.audit.subject import make_subject
 from dynvgd_jax.audit.tables import print_tables
 from dynvgd_jax.envs.make import env_for_policy
@@ -76,26 +76,6 @@ def run_audit(
         config.end_at_success,
         config.bootstrap_at_time_limit,
     )
-    make_env = make_env or functools.partial(env_for_policy, config, agent.policy)
-    env = make_env(num_envs)
-    try:
-        agent.policy.require_fit(env.obs_dim, env.action_dim, env.chunk_len)
-        with Progress(plan.rollouts(), unit="rollouts") as bar:
-
-            def progress(done: int, stage: str) -> None:
-                bar.update(done, stage=stage)
-
-            decode = subject.steer if policy == "steered" else subject.decode
-            act = policy_act(decode, subject.noise, branch.EPISODE_NOISE)
-            starts = branch.collect_states(env, act, plan, progress)
-            first = branch.draw_first_chunks(subject, starts, plan, num_envs)
-            act = policy_act(decode, subject.noise, branch.FUTURE_NOISE)
-            bar.restart_rate()
-            outcomes = branch.play(env, act, starts, first, plan, progress)
-    finally:
-        env.close()
-    played = Played(plan, starts, first, outcomes)
-    found = measure(plan, first, outcomes, float(agent.learner.td_error))
     title = (
         f"{run.name} at {agent.env_steps:,} control steps; {policy} policy "
         f"from {noise} noise; {states} states x {chunks} chunks x {repeats} repeats"
@@ -108,11 +88,38 @@ def run_audit(
         "plan": plan._asdict(),
         "versions": versions(),
     }
+    make_env = make_env or functools.partial(env_for_policy, config, agent.policy)
     try:
+        # Made before anything is played: nothing must be lost for want of a place.
         with new_folder(target) as partial:
+            env = make_env(num_envs)
+            try:
+                agent.policy.require_fit(env.obs_dim, env.action_dim, env.chunk_len)
+                played = _play(env, subject, plan, policy)
+            finally:
+                env.close()
+            td_error = float(agent.learner.td_error)
+            found = measure(plan, played.first, played.outcomes, td_error)
             write_files(partial, about, played, found)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error}; give --output") from error
     print_tables(found)
     print(f"wrote {target}")
     return found
+
+
+def _play(env: VectorEnv, subject: Subject, plan: Plan, policy: str) -> Played:
+    """Plays the whole plan behind a progress bar."""
+    decode = subject.steer if policy == "steered" else subject.decode
+    with Progress(plan.rollouts(), unit="rollouts") as bar:
+
+        def progress(done: int, stage: str) -> None:
+            bar.update(done, stage=stage)
+
+        act = policy_act(decode, subject.noise, branch.EPISODE_NOISE)
+        starts = branch.collect_states(env, act, plan, progress)
+        first = branch.draw_first_chunks(subject, starts, plan, env.num_envs)
+        act = policy_act(decode, subject.noise, branch.FUTURE_NOISE)
+        bar.restart_rate()
+        outcomes = branch.play(env, act, starts, first, plan, progress)
+    return Played(plan, starts, first, outcomes)

@@ -118,6 +118,10 @@ def test_refusals(finished_run, toy_config, tmp_path):
     with pytest.raises(UserError, match="task 'reach'"):  # robosuite's environments
         run.run_audit(finished_run, **SIZES, output=str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    unplaced = str(tmp_path / "file" / "audit")
+    with pytest.raises(UserError, match=r"cannot write .* --output"):  # before playing
+        run.run_audit(finished_run, **SIZES, output=unplaced, make_env=pytest.fail)
 
 
 @pytest.mark.parametrize(
