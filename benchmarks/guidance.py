@@ -25,10 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy import stats
 
 from dynvgd_jax.agent import load_agent
 from dynvgd_jax.envs.make import env_for_policy
@@ -36,6 +34,7 @@ from dynvgd_jax.errors import UserError
 from dynvgd_jax.evaluate import evaluate, evaluation_seeds
 from dynvgd_jax.parallel import place
 from dynvgd_jax.programs import compile_programs
+from dynvgd_jax.runs.report import episodes_text, print_table
 from dynvgd_jax.runs.settings import read_config
 
 SCALARS = ("weight_mean", "delta_norm", "delta_q", "candidate_gain")
@@ -75,15 +74,6 @@ def play(agent, env, seeds, label):
     return np.array([r.success_chunk for r in results]), means
 
 
-def interval(values):
-    """Returns the mean of `values [episodes]` with its 95 % bootstrap interval."""
-    if np.ptp(values) == 0:
-        return f"{values[0]:.3f}"
-    found = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0))
-    low, high = found.confidence_interval
-    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
-
-
 def require_one_task(runs):
     """Raises UserError where the runs are of different tasks."""
     tasks = {str(run): read_config(run).task for run in runs}
@@ -101,6 +91,9 @@ def main(arguments=None, make_env=env_for_policy):
     parser.add_argument("--num_envs", type=int, default=20)
     parser.add_argument("--num_threads", type=int, default=0)
     options = parser.parse_args(arguments)
+    for name in ("episodes", "num_envs"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name}: found {getattr(options, name)}, expected 1 up")
     variants = [[], *options.variant]
     table = Table(title=f"{options.episodes} episodes, {len(options.runs)} run(s)")
     for heading in ("variant", "success", "gain", "of each run", *SCALARS):
@@ -124,8 +117,8 @@ def main(arguments=None, make_env=env_for_policy):
         first = success if first is None else first
         table.add_row(
             label,
-            interval(success),
-            "" if first is success else interval(success - first),
+            episodes_text(success),
+            "" if first is success else episodes_text(success - first),
             " ".join(f"{won.mean():.3f}" for won in wins),
             *(
                 f"{np.mean([s[f'guide/{n}'] for s in scalars]):.3g}"
@@ -134,9 +127,9 @@ def main(arguments=None, make_env=env_for_policy):
                 for n in SCALARS
             ),
         )
-        print(label, interval(success), flush=True)
+        print(label, episodes_text(success), flush=True)
     env.close()
-    Console(width=150).print(table)
+    print_table(table)
     return found
 
 

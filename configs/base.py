@@ -42,11 +42,11 @@ def get_config() -> ConfigDict:
     # 1501 vector steps: 1501 x 8 environments x 4.
     config.first_rollout_env_steps = 48_032
     config.explore = ConfigDict()
-    # Start noises of the first rollouts; episodes take turns. Empty is acting_noise.
+    # Start noises of the first rollouts; each episode draws one. Empty is acting_noise.
     # Published (empty).
     config.explore.noises = ()
     # Action chunks for which an episode of the first rollouts keeps its start noise;
-    # episodes take turns here as well. Published: (1,), a new noise for every chunk.
+    # each episode draws one of them. Published: (1,), a new noise for every chunk.
     config.explore.hold_chunks = (1,)
     # Start noise of acting: "tanh_randn" as published, or "randn".
     config.acting_noise = "tanh_randn"
@@ -202,7 +202,7 @@ def _quick(config: ConfigDict) -> None:
     config.utd = 3
     config.batch_size = 256
     # Data in which one choice lasts, long returns of the policy that acts, and critics
-    # that are smooth in the action: what makes Q know which chunk is better.
+    # that are smooth in the action, so that their gradient leads somewhere.
     config.explore.noises = ("randn", "tanh_randn")
     config.explore.hold_chunks = (1, 8, 100)
     config.end_at_success = True
@@ -212,9 +212,8 @@ def _quick(config: ConfigDict) -> None:
     config.critic.action_noise = 0.4
     # Near the mean return, where else a third of the gradient steps would lead first.
     config.critic.initial_value = -100.0
-    # Averaged over 200 updates: what the latest critics choose differs from one call
-    # to the next.
-    config.target_tau = 0.005
+    # Averaged over 200 updates (target_tau is as published): what the latest critics
+    # choose differs from one call to the next.
     config.guidance.critics = "target"
     # The critics choose among chunks of the policy, each guided in its early steps.
     config.guidance.candidates = 8
@@ -247,14 +246,15 @@ def _published_quick(config: ConfigDict) -> None:
     config.eval.every_env_steps = 64_000
     config.eval.num_envs = 10
     config.checkpoint.every_env_steps = 32_000
+    # A value needs about 1 / target_tau updates for one chunk back: with the published
+    # 0.005 some thousand updates of one-step targets would end long before Q settles.
+    config.target_tau = 0.03
 
 
 def _small(config: ConfigDict) -> None:
     """Critics that a CPU trains in minutes, whose values settle within them."""
     config.critic.width = 256
-    # A value needs about 1 / target_tau updates for one chunk back and looks
-    # 1 / (1 - gamma) chunks ahead: with the published 0.005 and 0.999 some thousand
-    # updates would end long before Q settles. An episode has 75 (Square 100) chunks.
-    config.target_tau = 0.03
+    # Q looks 1 / (1 - gamma) chunks ahead: with the published 0.999 some thousand
+    # updates would end long before it settles. An episode has 75 (Square 100) chunks.
     config.gamma = 0.97
     config.log.every_env_steps = 1_280

@@ -98,6 +98,11 @@ def method_options(config: ConfigDict) -> VgdConfig:
     )
 
 
+def num_candidates(config: ConfigDict) -> int:
+    """Returns the chunks that acting chooses from; the base policy does not choose."""
+    return 1 if config.method == "base" else config.guidance.candidates
+
+
 def checkpoint_tree(learner: LearnerState, env_steps: int) -> dict[str, Any]:
     """Returns what a checkpoint of a run holds."""
     return {"learner": learner, "env_steps": env_steps}

@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dynvgd_jax import parallel
-from dynvgd_jax.agent import build_method
+from dynvgd_jax.agent import build_method, num_candidates
 from dynvgd_jax.config_check import num_offline
 from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.diffusion.sampler import ddim_decode
@@ -70,7 +70,7 @@ def compile_programs(
         noise = held_noise(kinds, holds, key, seeds, chunk_index, chunk_shape)
         return decode_noise(params, obs, noise)
 
-    candidates = config.guidance.candidates
+    candidates = num_candidates(config)
     noise_shape = (candidates, *chunk_shape) if candidates > 1 else chunk_shape
 
     def act(learner, params, obs, key, seeds, chunk_index, env_steps):

@@ -54,7 +54,10 @@ class Transition(NamedTuple):
     action: Any  # [..., Ta * Da] float32, normalised, flattened chunk
     reward: Any  # [...] float32, sum over the chunk of (reward - reward_offset)
     next_obs: Any  # [..., Do] float32; the terminal observation at an episode's end
-    done: Any  # [...] float32, 1 where the episode ended (no bootstrap)
+    # [...] float32; targets bootstrap with 1 - done: 1 where the episode ended, 0
+    # elsewhere and at a time limit that targets look past; of m chunks together
+    # 1 - gamma^(m - 1), see `replay.look_ahead`
+    done: Any
 
 
 class EpisodeResult(NamedTuple):

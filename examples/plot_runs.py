@@ -1,11 +1,13 @@
-"""Draws runs: success with intervals, the guidance's size and weight, Q, TD error.
+"""Draws runs and prints their success: with intervals, beside lambda, w, Q, TD error.
 
   python examples/plot_runs.py runs/can_ddim8-quick-seeds0-2 runs/can_vgd \
       --labels "dynamic VGD" VGD --output=can.png
 
 A run is a folder of launch.py; one of several seeds is drawn as their mean, with a 95 %
 t interval over seeds and a small cross for each (one seed: 95 % Wilson interval over
-episodes). Each task has a row, in which its runs lie over each other.
+episodes). Each task has a row, in which its runs lie over each other. The printed table
+has the same numbers, those of each seed, and the difference from the first run of the
+task, episode by episode, with a 95 % bootstrap interval over episodes.
 """
 
 import argparse
@@ -24,11 +26,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import EngFormatter
+from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.metrics import EPISODES_FILE
-from dynvgd_jax.runs.report import t_interval, wilson
+from dynvgd_jax.runs.report import episodes_text, print_table, t_interval, wilson
 from dynvgd_jax.runs.settings import CONFIG_FILE, read_config
 
 BASE_STYLES = {"base/tanh_randn": "--", "base/randn": ":"}
@@ -56,37 +59,93 @@ def find_run(folder, label):
 
 
 def evaluations(folder):
-    """Returns policy -> {control steps: outcomes of the episodes}."""
-    rows = defaultdict(lambda: defaultdict(list))
+    """Returns policy -> {control steps: {seed of the episode: outcome}}."""
+    rows = defaultdict(lambda: defaultdict(dict))
     if not (folder / EPISODES_FILE).exists():
         raise UserError(f"{folder} holds no {EPISODES_FILE}: nothing is evaluated yet")
     with open(folder / EPISODES_FILE, newline="") as file:
         for row in csv.DictReader(file):
             steps = int(row["control_steps"])
-            rows[row["policy"]][steps].append(int(row["success_chunk"]))
+            rows[row["policy"]][steps][row["seed"]] = int(row["success_chunk"])
     return rows
 
 
-def rate(outcomes):
-    """Mean success and its interval, from the outcomes of each seed's episodes."""
-    rates = [statistics.fmean(own) for own in outcomes]
-    if len(rates) == 1:
-        return rates[0], *wilson(sum(outcomes[0]), len(outcomes[0]))
-    return statistics.fmean(rates), *t_interval(rates)
+class Point(NamedTuple):
+    """One evaluation of a run, all seeds together."""
+
+    policy: str
+    control_steps: int
+    mean: float
+    low: float
+    high: float
+    each: list[float]  # success of each seed
+    by_episode: dict[str, float]  # mean over seeds, by the episode's seed
+
+
+def points_of(run):
+    """Returns the evaluations that all seeds of a run have, in order."""
+    seeds = [evaluations(folder) for folder in run.folders]
+    return [
+        make_point(policy, steps, [own[policy][steps] for own in seeds])
+        for policy in seeds[0]
+        for steps in sorted(seeds[0][policy])
+        if all(steps in own[policy] for own in seeds)
+    ]
+
+
+def make_point(policy, control_steps, outcomes):
+    """Returns the Point of each seed's outcomes, `{seed of the episode: 0 or 1}`."""
+    each = [statistics.fmean(own.values()) for own in outcomes]
+    if len(each) == 1:
+        low, high = wilson(sum(outcomes[0].values()), len(outcomes[0]))
+    else:
+        low, high = t_interval(each)
+    by_episode = {
+        episode: statistics.fmean(own[episode] for own in outcomes)
+        for episode in outcomes[0]
+        if all(episode in own for own in outcomes)
+    }
+    mean = statistics.fmean(each)
+    return Point(policy, control_steps, mean, low, high, each, by_episode)
+
+
+def difference(point, other):
+    """Mean difference over the episodes of both, with its interval; "" without any."""
+    both = point.by_episode.keys() & other.by_episode.keys()
+    if not both:
+        return ""
+    pairs = [point.by_episode[e] - other.by_episode[e] for e in sorted(both)]
+    return episodes_text(np.array(pairs))
+
+
+def success_table(runs):
+    """Returns the table of all evaluations of one task's runs."""
+    table = Table(title=f"{runs[0].task}: success of a whole chunk")
+    headings = ("run", "policy and start noise", "control steps", "success")
+    for heading in (*headings, "of each seed", "beyond the first run"):
+        table.add_column(heading)
+    first = {p.control_steps: p for p in points_of(runs[0]) if p.control_steps}
+    for i, run in enumerate(runs):
+        for point in points_of(run):
+            other = first.get(point.control_steps) if i else None
+            table.add_row(
+                run.label,
+                point.policy,
+                f"{point.control_steps:,}",
+                f"{point.mean:.3f} [{point.low:.3f}, {point.high:.3f}]",
+                ", ".join(f"{x:.3f}" for x in point.each),
+                difference(point, other) if other else "",
+            )
+    return table
 
 
 def draw_success(axis, run, color):
     """Success of the steered policy, and of the base policy as horizontal lines."""
-    seeds = [evaluations(folder) for folder in run.folders]
-    for policy in seeds[0]:
-        points = [
-            (steps, *rate([own[policy][steps] for own in seeds]))
-            for steps in sorted(seeds[0][policy])
-            if all(steps in own[policy] for own in seeds)
-        ]
-        if not points:  # a seed is not that far yet
-            continue
-        steps, mean, low, high = map(np.array, zip(*points, strict=True))
+    points = points_of(run)
+    for policy in dict.fromkeys(point.policy for point in points):
+        own = [point for point in points if point.policy == policy]
+        steps = [point.control_steps for point in own]
+        mean, low, high = np.array([(p.mean, p.low, p.high) for p in own]).T
         if policy in BASE_STYLES:
             # Equal in all runs of a task: no training, equal episodes.
             if policy not in axis.get_legend_handles_labels()[1]:
@@ -96,9 +155,8 @@ def draw_success(axis, run, color):
             steps, mean, (mean - low, high - mean), fmt="o-", c=color, capsize=3,
             label=run.label,
         )  # fmt: skip
-        if len(seeds) > 1:
-            for own in seeds:
-                each = [statistics.fmean(own[policy][step]) for step in steps]
+        if len(run.folders) > 1:
+            for each in zip(*(point.each for point in own), strict=True):
                 axis.plot(steps, each, "x", c=color, ms=4, alpha=0.7)
 
 
@@ -140,7 +198,7 @@ SCALARS = {
 
 
 def main():
-    """Reads the command line and writes the picture."""
+    """Reads the command line, writes the picture and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--labels", nargs="+", default=[], help="of the runs, in order")
@@ -156,6 +214,7 @@ def main():
     size = (len(tasks), 1 + len(SCALARS))
     figure, axes = plt.subplots(*size, figsize=(16, 3.2 * len(tasks)), squeeze=False)
     for row, (task, runs) in zip(axes, tasks.items(), strict=True):
+        print_table(success_table(runs))
         row[0].set_title(f"{task}: success (whole chunk)")
         row[0].set_ylim(0, 1)
         for i, run in enumerate(runs):

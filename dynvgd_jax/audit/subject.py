@@ -2,7 +2,7 @@
 
 import jax
 
-from dynvgd_jax.agent import Agent, method_options
+from dynvgd_jax.agent import Agent, method_options, num_candidates
 from dynvgd_jax.audit.records import Judgement, Subject
 from dynvgd_jax.errors import UserError
 from dynvgd_jax.precision import with_precision
@@ -33,7 +33,7 @@ def make_subject(agent: Agent, noise_kind: str, seed: int) -> Subject:
         config.critic.num, config.critic.width, config.critic.depth
     )
     key = jax.random.key(seed)
-    candidates = config.guidance.candidates
+    candidates = num_candidates(config)
     noise_shape = (policy.chunk_len, policy.action_dim)
     if candidates > 1:
         noise_shape = (candidates, *noise_shape)

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
@@ -136,19 +137,32 @@ def mean_text(rates: Sequence[float]) -> str:
     return f"{statistics.fmean(rates):.3f} [{low:.3f}, {high:.3f}]"
 
 
+def episodes_text(values: np.ndarray) -> str:
+    """Returns the mean of `values [episodes]` and its 95 % bootstrap interval.
+
+    For values of which equal episodes give pairs, such as differences of two policies.
+    """
+    if np.ptp(values) == 0:
+        return f"{values[0]:.3f}"
+    found = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0))
+    low, high = found.confidence_interval
+    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+
+
 def print_results(summaries: Sequence[Summary], console: Console | None = None) -> None:
     """Prints the table of a run's evaluations to stdout."""
-    _print(results_table(summaries), console)
+    print_table(results_table(summaries), console)
 
 
 def print_seed_means(
     summaries: Mapping[int, Sequence[Summary]], console: Console | None = None
 ) -> None:
     """Prints the means of several seeds' evaluations to stdout."""
-    _print(seeds_table(summaries), console)
+    print_table(seeds_table(summaries), console)
 
 
-def _print(table: Table, console: Console | None) -> None:
+def print_table(table: Table, console: Console | None = None) -> None:
+    """Prints `table`, 140 characters wide where stdout has no width of its own."""
     console = console or Console()
     if not console.is_terminal:  # a file has no width to fit into
         console.width = 140

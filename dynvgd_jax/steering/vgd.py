@@ -264,22 +264,22 @@ def held_noise(
     """Returns start noise `[B, Ta, Da]` that an episode keeps for several chunks.
 
     A noise kept for long makes the policy repeat itself, so that what its actions bring
-    is not averaged away by the next chunk's. Episodes take turns, by their seeds.
+    is not averaged away by the next chunk's. An episode's seed draws kind and length.
 
     Args:
       kinds: keys of START_NOISES.
       hold_chunks: for how many chunks a noise is kept; every pair of a kind and such
-        a number has its turn.
+        a number is as likely.
       key: as for `start_noise`, and so are the others.
       seeds: `[B]` uint32.
       chunk_index: `[B]` int32.
       chunk_shape: (Ta, Da).
     """
-    turn = (seeds % (len(kinds) * len(hold_chunks))).astype(jnp.int32)
-    hold = jnp.asarray(hold_chunks, jnp.int32)[turn % len(hold_chunks)]
+    pair = (seeds % (len(kinds) * len(hold_chunks))).astype(jnp.int32)
+    hold = jnp.asarray(hold_chunks, jnp.int32)[pair % len(hold_chunks)]
     noise = start_noise("randn", key, seeds, chunk_index // hold, chunk_shape)
     by_kind = jnp.stack([START_NOISES[kind](noise) for kind in kinds])
-    return by_kind[turn // len(hold_chunks), jnp.arange(len(seeds))]
+    return by_kind[pair // len(hold_chunks), jnp.arange(len(seeds))]
 
 
 # The critics' parameters that guide and choose; table of config strings.

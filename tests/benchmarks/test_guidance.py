@@ -38,11 +38,25 @@ def test_as_trained_repeats_the_last_evaluation(finished_run, toy_config, capsys
     assert "candidate_gain" in capsys.readouterr().out
 
 
+def test_the_base_policy_does_not_choose(finished_run, toy_config):
+    """It is what the run evaluated first, however many candidates there are."""
+    with open(finished_run / EPISODES_FILE, newline="") as file:
+        name = f"base/{toy_config.acting_noise}"
+        rows = [r for r in csv.DictReader(file) if r["policy"] == name]
+    sizes = [f"--episodes={len(rows)}", f"--num_envs={toy_config.eval.num_envs}"]
+    variant = ["--variant", "method=base", "guidance.candidates=4"]
+    found = compare(finished_run, *variant, *sizes)
+    (wins,) = found["method=base guidance.candidates=4"]
+    np.testing.assert_array_equal(wins, [r["success_chunk"] == "1" for r in rows])
+
+
 def test_mistakes_are_named(finished_run):
     with pytest.raises(UserError, match="found 'scale', expected field=value"):
         compare(finished_run, "--variant", "scale")
     with pytest.raises(UserError, match=r"guidance\.scal: no such field"):
         compare(finished_run, "--variant", "guidance.scal=0")
+    with pytest.raises(UserError, match="--episodes: found 0, expected 1 up"):
+        compare(finished_run, "--episodes=0")
 
 
 def test_runs_of_several_tasks_are_refused(finished_run, tmp_path):
@@ -51,11 +65,3 @@ def test_runs_of_several_tasks_are_refused(finished_run, tmp_path):
     (other / "config.json").write_text(json.dumps(content | {"task": "square"}))
     with pytest.raises(UserError, match="other: square; expected runs of one task"):
         compare(finished_run, other)
-
-
-def test_interval_of_equal_and_of_mixed_outcomes():
-    assert guidance.interval(np.ones(5)) == "1.000"
-    text = guidance.interval(np.repeat([0.0, 1.0], 100))
-    mean, low, high = (float(x.strip("[,]")) for x in text.split())
-    # Normal approximation: 0.5 +- 1.96 sqrt(0.25 / 200).
-    assert mean == 0.5 and abs(low - 0.431) < 0.01 and abs(high - 0.569) < 0.01

@@ -34,14 +34,25 @@ def test_finds_seeds_and_their_evaluations(two_seeds, toy_config):
     name = f"dynvgd/{toy_config.acting_noise}"
     assert max(first[name]) == toy_config.total_env_steps
     for outcomes in second[name].values():
-        assert outcomes == [0] * toy_config.eval.episodes
+        assert list(outcomes.values()) == [0] * toy_config.eval.episodes
 
 
-def test_rate_by_hand():
-    mean, low, high = plot_runs.rate([[1, 1, 0, 0]])
-    assert mean == 0.5 and 0.1 < low < 0.2 and 0.8 < high < 0.9  # Wilson
+def point(*outcomes):
+    return plot_runs.make_point("p", 1, [dict(zip("abcd", own)) for own in outcomes])
+
+
+def test_points_and_differences_by_hand():
+    one = point([1, 1, 0, 0])
+    assert one.mean == 0.5 and 0.1 < one.low < 0.2 and 0.8 < one.high < 0.9  # Wilson
     # 0.5 and 0.75: mean 0.625, standard error 0.125, t(1) = 12.7, cut to [0, 1].
-    assert plot_runs.rate([[1, 0, 1, 0], [1, 1, 1, 0]]) == (0.625, 0.0, 1.0)
+    two = point([1, 0, 1, 0], [1, 1, 1, 0])
+    assert (two.mean, two.low, two.high, two.each) == (0.625, 0, 1, [0.5, 0.75])
+    # Episode by episode 0, -0.5, 1, 0, whatever order they were played in.
+    assert plot_runs.difference(two, one).startswith("0.125 [")
+    other = one._replace(by_episode=dict(reversed(one.by_episode.items())))
+    assert plot_runs.difference(two, other) == plot_runs.difference(two, one)
+    assert plot_runs.difference(one, one) == "0.000"
+    assert plot_runs.difference(one, one._replace(by_episode={"x": 1.0})) == ""
 
 
 def test_curves_are_those_of_all_seeds(two_seeds):
@@ -62,7 +73,9 @@ def test_draws(two_seeds, finished_run, tmp_path, monkeypatch, capsys):
     )
     plot_runs.main()
     assert target.read_bytes()[:4] == b"\x89PNG"
-    assert str(target) in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert str(target) in text and "beyond the first run" in text
+    assert "two (2 seeds)" in text and "one (seed 0)" in text
 
 
 def test_nothing_evaluated_yet(finished_run, tmp_path):

@@ -11,6 +11,7 @@ from dynvgd_jax.runs.report import (
     Progress,
     Summary,
     duration_text,
+    episodes_text,
     mean_text,
     print_results,
     print_seed_means,
@@ -159,3 +160,11 @@ def test_means_over_seeds_by_hand():
     text = file.getvalue()
     assert "mean of 3 seeds" in text and "0.600 [0.352, 0.848]" in text
     assert "0.500 to 0.700" in text and "-4.0" in text
+
+
+def test_episodes_text_of_equal_and_of_mixed_outcomes():
+    assert episodes_text(np.ones(5)) == "1.000"
+    text = episodes_text(np.repeat([0.0, 1.0], 100))
+    mean, low, high = (float(x.strip("[,]")) for x in text.split())
+    # Normal approximation: 0.5 +- 1.96 sqrt(0.25 / 200).
+    assert mean == 0.5 and abs(low - 0.431) < 0.01 and abs(high - 0.569) < 0.01
