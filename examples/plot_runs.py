@@ -96,7 +96,7 @@ def points_of(run):
 def make_point(policy, control_steps, outcomes):
     """Returns the Point of each seed's outcomes, `{seed of the episode: 0 or 1}`."""
     each = [statistics.fmean(own.values()) for own in outcomes]
-    if len(each) == 1:
+    if all(own == outcomes[0] for own in outcomes):  # one seed, or the base policy
         low, high = wilson(sum(outcomes[0].values()), len(outcomes[0]))
     else:
         low, high = t_interval(each)

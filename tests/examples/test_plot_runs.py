@@ -44,6 +44,8 @@ def point(*outcomes):
 def test_points_and_differences_by_hand():
     one = point([1, 1, 0, 0])
     assert one.mean == 0.5 and 0.1 < one.low < 0.2 and 0.8 < one.high < 0.9  # Wilson
+    # The base policy is the same whatever the seed of training.
+    assert point([1, 1, 0, 0], [1, 1, 0, 0])[2:5] == one[2:5]
     # 0.5 and 0.75: mean 0.625, standard error 0.125, t(1) = 12.7, cut to [0, 1].
     two = point([1, 0, 1, 0], [1, 1, 1, 0])
     assert (two.mean, two.low, two.high, two.each) == (0.625, 0, 1, [0.5, 0.75])
