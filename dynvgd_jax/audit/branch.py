@@ -28,7 +28,8 @@ EPISODE_NOISE, FIRST_NOISE, FUTURE_NOISE = range(3)
 # Uses of NumPy's generator.
 _CHOICE, _DIRECTIONS = range(2)
 
-REST = 0.01
+# Ends of a rollout that knows no time limit, see `horizon`.
+REST = 0.01  # gamma to the power of the chunks played
 MOST_EPISODES = 4
 
 Progress = Callable[[int, str], None]  # (rollouts done, what is going on)

@@ -61,6 +61,7 @@ def test_the_toy_gradient_is_that_of_its_values():
 def test_exact_critics_are_found_exact(exact):
     found = exact[-1]
     assert found["across_states"]["spearman"].value > 0.98
+    assert found["across_states"]["ceiling"].value > 0.98
     assert found["across_states"]["ceiling"].low > 0.95
     within = found["within_states"]
     assert within["states_counted"] == PLAN.states
@@ -127,6 +128,7 @@ def test_shuffled_critics_are_found_useless(exact):
     found = audit(analytic.subject(*wrong))[-1]
     assert abs(found["within_states"]["spearman"].value) < 0.25
     assert abs(found["across_states"]["spearman"].value) < 0.4
+    assert found["within_states"]["ceiling"].value > 0.5
     assert found["within_states"]["ceiling"].low > 0.3  # there is something to know
     along = next(m for m in found["moves"] if m["kind"] == "gradient")
     assert along["helped"] < 0.75
