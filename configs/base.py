@@ -82,9 +82,6 @@ def get_config() -> ConfigDict:
     # episode's end and for the newest transitions. Offline transitions reach over 1.
     # Published: 1.
     config.target_n_step = 1
-    # Start noise of the action in a TD target, "randn" (published) or "tanh_randn":
-    # critics learn the value of the policy that acts from this noise.
-    config.target_noise = "randn"
 
     config.critic = ConfigDict()
     # Independent critics: Dynamic VGD 4, VGD 2. Published.
@@ -201,14 +198,13 @@ def _quick(config: ConfigDict) -> None:
     config.total_env_steps = 640_000
     config.utd = 3
     config.batch_size = 256
-    # Data in which one choice lasts, long returns of the policy that acts, and critics
-    # that are smooth in the action, so that their gradient leads somewhere.
+    # Data in which one choice lasts, long returns, and critics that are smooth in the
+    # action, so that their gradient leads somewhere.
     config.explore.noises = ("randn", "tanh_randn")
     config.explore.hold_chunks = (1, 8, 100)
     config.end_at_success = True
     config.bootstrap_at_time_limit = True
     config.target_n_step = 30
-    config.target_noise = "tanh_randn"
     config.critic.action_noise = 0.4
     # Near the mean return, where else a third of the gradient steps would lead first.
     config.critic.initial_value = -100.0

@@ -94,7 +94,6 @@ def method_options(config: ConfigDict) -> VgdConfig:
         window=Window(config.target_n_step, config.num_envs, config.gamma),
         action_noise=config.critic.action_noise,
         initial_value=config.critic.initial_value,
-        target_noise=config.target_noise,
     )
 
 

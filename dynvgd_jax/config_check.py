@@ -23,7 +23,6 @@ CHOICES = {
     "acting_noise": ("tanh_randn", "randn"),
     "precision": ("float32", "tf32", "bfloat16"),
     "target_reduce": ("min", "mean"),
-    "target_noise": ("tanh_randn", "randn"),
     "guidance.time_anneal": ("linear", "cosine", "off"),
     "guidance.reduce": ("min", "mean"),
     "guidance.critics": ("current", "target"),

@@ -68,7 +68,7 @@ def test_published_numbers(name):
     assert (c.critic.num, c.critic.width, c.critic.depth) == (4, 2048, 3)
     assert (c.guidance.beta, c.guidance.c_local, c.guidance.c_global) == (1, 5, 100)
     assert c.guidance.time_anneal == "linear"  # what ran, not what the YAML says
-    assert (c.target_n_step, c.target_noise, c.end_at_success) == (1, "randn", False)
+    assert (c.target_n_step, c.end_at_success) == (1, False)
     assert not c.bootstrap_at_time_limit and c.critic.action_noise == 0
     assert c.critic.initial_value == 0
     assert c.explore.noises == () and c.explore.hold_chunks == (1,)
@@ -123,7 +123,6 @@ def test_hour_goes_on_where_quick_ends(name):
         ({"critic.initial_value": float("inf")}, "initial_value: found inf"),
         ({"target_n_step": 0}, "target_n_step: found 0, expected a number from 1"),
         ({"target_n_step": 5, "replay.memory": "host"}, "found 5, expected 1 with"),
-        ({"target_noise": "zero"}, "target_noise: found 'zero'"),
         ({"guidance.point": "estimat"}, "did you mean 'estimate'"),
         ({"total_env_steps": 2**31}, "config.total_env_steps: found 2147483648"),
         ({"eval.noises": ()}, "at least one"),
@@ -175,6 +174,5 @@ def test_names_of_choices_are_those_of_the_code():
     assert set(choices["guidance.reduce"]) == set(REDUCERS)
     assert set(choices["target_reduce"]) == set(REDUCERS)
     assert set(choices["acting_noise"]) == set(START_NOISES)
-    assert set(choices["target_noise"]) == set(START_NOISES)
     assert set(choices["guidance.point"]) == set(POINTS)
     assert set(choices["guidance.critics"]) == set(GUIDING_CRITICS)

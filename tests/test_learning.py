@@ -126,7 +126,6 @@ LEVERS = {
         "guidance.time_anneal": "off",
     },
     "target_critics": {"guidance.critics": "target", "target_tau": 0.02},
-    "target_noise": {"target_noise": "tanh_randn"},
     "mean": {"guidance.reduce": "mean", "target_reduce": "mean"},
     "offline": {"replay.offline_dataset": "train.npz", "replay.offline_share": 0.5},
 }

@@ -54,7 +54,6 @@ class VgdConfig(NamedTuple):
     window: Window = Window()  # chunks that a transition of the buffer reaches over
     action_noise: float = 0.0  # deviation of what is added to learned actions
     initial_value: float = 0.0  # where the critics start, Q units
-    target_noise: str = "randn"  # key of START_NOISES, start of the targets' decode
 
 
 class Vgd(NamedTuple):
@@ -85,7 +84,7 @@ def make_vgd(
       scalars)`: the training call, `utd` gradient steps, each on its own batch.
     - `learn(state, policy_params, batches, noise [utd, B, Ta, Da], env_steps) ->
       (state, train/* scalars)`: the gradient steps of `update` on given batches, which
-      decode their targets from `noise`, standard normal, as `target_noise` shapes it.
+      decode their targets from `noise`, standard normal.
 
     Args:
       config: static choices.
@@ -186,7 +185,7 @@ def make_vgd(
         x_prefix, _ = ddim_decode(
             eps_fn,
             schedule,
-            START_NOISES[config.target_noise](noise).reshape(-1, *chunk_shape),
+            noise.reshape(-1, *chunk_shape),
             batches.next_obs.reshape(-1, obs_dim),
             end_k=guide_from_k,
         )
