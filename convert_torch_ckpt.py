@@ -32,8 +32,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from absl import flags
 
 import launch
-from dynvgd_jax.config_check import CHOICES
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.config_check import CHOICES
+from dynvgd_jax.core.errors import UserError
 
 _CONFIG = re.compile(r"--?(no)?config(\.|=|$)")
 JOBS = ("policy", "critic", "dataset", "inspect", "to_torch")

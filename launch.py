@@ -36,8 +36,8 @@ os.environ.setdefault("MUJOCO_GL", "disabled")
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from dynvgd_jax import config_check
-from dynvgd_jax.errors import StuckError, UserError
+from dynvgd_jax.core import config_check
+from dynvgd_jax.core.errors import StuckError, UserError
 from dynvgd_jax.runs.compile_cache import use_compile_cache
 from dynvgd_jax.runs.signals import StopSignals
 
@@ -232,13 +232,13 @@ def run_job(command: Command) -> None:
         with StopSignals() as stop:
             if command.cluster is not None:
                 _join(command)
-            from dynvgd_jax.train import train
+            from dynvgd_jax.training.loop import train
 
             options = {"resume": True} if command.resume else {}
             train(config, workdir, stop=stop, **options)
         return
     if config.job == "pretrain":
-        from dynvgd_jax.pretrain import pretrain as job
+        from dynvgd_jax.training.pretrain import pretrain as job
     else:
         from dynvgd_jax.demos.collect import run as job
     job(config, workdir)
@@ -246,7 +246,7 @@ def run_job(command: Command) -> None:
 
 def _join(command: Command) -> None:
     """Joins the run's other processes; the first one looks after the folder."""
-    from dynvgd_jax import processes
+    from dynvgd_jax.training import processes
 
     processes.start(*command.cluster)
     if not command.resume:

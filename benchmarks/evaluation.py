@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynvgd_jax.diffusion.policy import load_policy
-from dynvgd_jax.envs.vector import ENGINES, RobosuiteVectorEnv
-from dynvgd_jax.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.envs.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.envs.robosuite.vector import ENGINES, RobosuiteVectorEnv
 from dynvgd_jax.runs.report import success_text
 from dynvgd_jax.steering.vgd import start_noise
 

@@ -29,13 +29,13 @@ from rich.progress import track
 from rich.table import Table
 
 from dynvgd_jax.agent import load_agent
-from dynvgd_jax.envs.make import env_for_policy
-from dynvgd_jax.errors import UserError
-from dynvgd_jax.evaluate import evaluate, evaluation_seeds
-from dynvgd_jax.parallel import place
-from dynvgd_jax.programs import compile_programs
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.envs.evaluate import evaluate, evaluation_seeds
 from dynvgd_jax.runs.report import episodes_text, print_table
 from dynvgd_jax.runs.settings import read_config
+from dynvgd_jax.training.make_env import env_for_policy
+from dynvgd_jax.training.placement import place
+from dynvgd_jax.training.programs import compile_programs
 
 SCALARS = ("weight_mean", "delta_norm", "delta_q", "candidate_gain")
 

@@ -34,7 +34,7 @@ from learner_flops import Products, call_products, flops
 from ml_collections import ConfigDict
 
 from dynvgd_jax.agent import build_method
-from dynvgd_jax.precision import PRECISIONS
+from dynvgd_jax.core.precision import PRECISIONS
 
 ACT_ENVS = (1, 8, 25)
 COMPARED_ACTIONS = 512  # random observations and noises

@@ -18,10 +18,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dynvgd_jax.agent import build_method
+from dynvgd_jax.core.types import Transition
 from dynvgd_jax.diffusion.policy import Policy, load_policy
-from dynvgd_jax.steering import replay as replay_lib
+from dynvgd_jax.replay import ring as replay_lib
 from dynvgd_jax.steering.vgd import Vgd
-from dynvgd_jax.types import Transition
 
 # "small" is the published method with critics for a CPU.
 PRESETS = {"published": "", "small": "published_quick"}

@@ -32,9 +32,9 @@ import torch
 from torch_learner import TorchLearner
 
 from dynvgd_jax.agent import method_options
+from dynvgd_jax.core.types import Transition
 from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.torch_weights.layouts import from_flax
-from dynvgd_jax.types import Transition
 
 ACT_ENVS = 8
 

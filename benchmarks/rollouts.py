@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import mujoco
 import numpy as np
 
-from dynvgd_jax.envs import tasks
-from dynvgd_jax.envs.control import SUBSTEPS, CompiledStepper
-from dynvgd_jax.envs.stock import StockStepper
+from dynvgd_jax.envs.robosuite import tasks
+from dynvgd_jax.envs.robosuite.control import SUBSTEPS, CompiledStepper
+from dynvgd_jax.envs.robosuite.stock import StockStepper
 
 ENGINES = {
     "compiled": {},
@@ -132,8 +132,8 @@ def actor(name: str, kind: str, seed: int):
 
 def policy_actor(name: str, rng):
     """Returns an actor that follows the built-in base policy, DDIM 8, randn noise."""
+    from dynvgd_jax.core.normalize import normalize_obs, unnormalize_action
     from dynvgd_jax.diffusion.policy import load_policy
-    from dynvgd_jax.envs.normalize import normalize_obs, unnormalize_action
 
     policy, chunk = load_policy(f"builtin:{name}"), []
     scale = policy.normalization

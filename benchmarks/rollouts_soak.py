@@ -20,8 +20,8 @@ import numpy as np
 import psutil
 from rich.progress import track
 
-from dynvgd_jax.envs.vector import RobosuiteVectorEnv
-from dynvgd_jax.rollout import max_chunks
+from dynvgd_jax.envs.robosuite.vector import RobosuiteVectorEnv
+from dynvgd_jax.envs.rollout import max_chunks
 
 MOST_GROWTH_MB = 20.0
 

@@ -23,9 +23,9 @@ from learner_setup import (
 import jax
 import numpy as np
 
-from dynvgd_jax.parallel import place
-from dynvgd_jax.programs import compile_programs
-from dynvgd_jax.replay_memory import DeviceReplay
+from dynvgd_jax.replay.memory import DeviceReplay
+from dynvgd_jax.training.placement import place
+from dynvgd_jax.training.programs import compile_programs
 
 
 class Learners:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from dynvgd_jax.core.types import PyTree, Transition
 from dynvgd_jax.diffusion.schedule import DDIMSchedule
 from dynvgd_jax.steering.vgd import VgdConfig
 from dynvgd_jax.torch_weights.forward import predict_noise
-from dynvgd_jax.types import PyTree, Transition
 
 ANNEALS = {
     "linear": lambda share: share,

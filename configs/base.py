@@ -7,7 +7,7 @@ chunk, that is 4 control steps (Transport 8), in every environment.
 
 from ml_collections import ConfigDict
 
-from dynvgd_jax.config_check import apply_preset
+from dynvgd_jax.core.config_check import apply_preset
 
 
 def get_config() -> ConfigDict:

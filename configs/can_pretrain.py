@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from dynvgd_jax.config_check import apply_preset
+from dynvgd_jax.core.config_check import apply_preset
 
 
 def get_config(preset: str = "") -> ConfigDict:

@@ -10,19 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dynvgd_jax.config_check import check_train, num_offline, set_fields
+from dynvgd_jax.core.config_check import check_train, num_offline, set_fields
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.precision import with_precision
 from dynvgd_jax.diffusion.policy import Policy, load_policy
 from dynvgd_jax.diffusion.schedule import ddim_schedule
-from dynvgd_jax.errors import UserError
-from dynvgd_jax.parallel import ONE_DEVICE, Placement
-from dynvgd_jax.precision import with_precision
+from dynvgd_jax.replay.ring import Window
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.settings import read_config
-from dynvgd_jax.steering.ensemble import CriticEnsemble
+from dynvgd_jax.steering.critics.mlp import CriticEnsemble
+from dynvgd_jax.steering.critics.td import TdConfig
 from dynvgd_jax.steering.guidance import Guidance
-from dynvgd_jax.steering.replay import Window
-from dynvgd_jax.steering.td import TdConfig
 from dynvgd_jax.steering.vgd import LearnerState, Vgd, VgdConfig, make_vgd
+from dynvgd_jax.training.placement import ONE_DEVICE, Placement
 
 # Parts of a run folder.
 CHECKPOINTS = "checkpoints"

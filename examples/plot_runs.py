@@ -29,7 +29,7 @@ from matplotlib.ticker import EngFormatter
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.runs.metrics import EPISODES_FILE
 from dynvgd_jax.runs.report import episodes_text, print_table, t_interval, wilson
 from dynvgd_jax.runs.settings import CONFIG_FILE, read_config

@@ -37,16 +37,16 @@ def compilation_cache(cache_folder):
 
 @pytest.fixture(scope="session")
 def toy_policy(tmp_path_factory):
-    """The folder of a base policy for tests/reach.py."""
-    from tests.test_train import random_policy
+    """The folder of a base policy for tests/support/reach.py."""
+    from tests.support.tiny_run import random_policy
 
     return random_policy(tmp_path_factory.mktemp("policy") / "policy")
 
 
 @pytest.fixture(scope="session")
 def toy_config(toy_policy):
-    """A small run in tests/reach.py with many checkpoints."""
-    from tests.test_train import MANY_CHECKPOINTS, tiny
+    """A small run in tests/support/reach.py with many checkpoints."""
+    from tests.support.tiny_run import MANY_CHECKPOINTS, tiny
 
     return tiny(toy_policy, **MANY_CHECKPOINTS)
 
@@ -54,8 +54,8 @@ def toy_config(toy_policy):
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, toy_config):
     """The folder of that run, which nothing has disturbed; do not change it."""
-    from dynvgd_jax.train import train
-    from tests.reach import ReachEnv
+    from dynvgd_jax.training.loop import train
+    from tests.support.reach import ReachEnv
 
     folder = tmp_path_factory.mktemp("finished") / "run"
     train(toy_config, folder, make_env=ReachEnv)

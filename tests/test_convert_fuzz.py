@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 import convert_torch_ckpt
 from dynvgd_jax import load_policy
 from dynvgd_jax.agent import load_agent
+from dynvgd_jax.core.normalize import Normalization, save_normalization
 from dynvgd_jax.demos.dataset import load_dataset
 from dynvgd_jax.demos.files import DemoEpisode, write_dppo, write_robomimic
-from dynvgd_jax.envs.normalize import Normalization, save_normalization
-from tests import torch_reference as ref
-from tests.test_dppo_config import FINE_TUNING
+from tests.support import torch_reference as ref
+from tests.torch_weights.test_dppo_config import FINE_TUNING
 
 CPU_LIMIT_S = 20  # of the process: the machine's load does not count
 SIZES = ref.SMALL._replace(hidden=8)

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import launch
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
 
 ROOT = Path(launch.__file__).parent
 SQUARE = f"--config={ROOT}/configs/square_ddim8.py"
@@ -29,8 +29,8 @@ def jobs(monkeypatch):
     """Replaces the three jobs by recorders of their arguments."""
     calls = []
     for module, function in (
-        ("dynvgd_jax.train", "train"),
-        ("dynvgd_jax.pretrain", "pretrain"),
+        ("dynvgd_jax.training.loop", "train"),
+        ("dynvgd_jax.training.pretrain", "pretrain"),
         ("dynvgd_jax.demos.collect", "run"),
     ):
         fake = types.ModuleType(module)
@@ -58,7 +58,7 @@ def test_overrides_reach_the_job_in_a_locked_config(outside, jobs):
     )
     assert code == 0
     [(module, config, workdir)] = jobs
-    assert module == "dynvgd_jax.train"
+    assert module == "dynvgd_jax.training.loop"
     assert (config.critic.width, config.seed, config.task) == (256, 7, "square")
     assert workdir == Path("runs/square_ddim8-seed7")
     assert not workdir.exists()  # the job makes it, once it knows that it can start
@@ -107,7 +107,7 @@ def test_job_field_chooses_the_module(outside, jobs):
     for job in ("pretrain", "demos"):
         launch.main(["launch.py", SQUARE, f"--config.job={job}"])
     assert [module for module, *_ in jobs] == [
-        "dynvgd_jax.pretrain",
+        "dynvgd_jax.training.pretrain",
         "dynvgd_jax.demos.collect",
     ]
     assert jobs[1][2] == Path("data/square")

@@ -16,18 +16,18 @@ import torch
 
 from configs import base
 from dynvgd_jax.agent import build_method
+from dynvgd_jax.core.normalize import Normalization
+from dynvgd_jax.core.types import Transition
 from dynvgd_jax.diffusion.policy import BASE, FINE_TUNED, Policy
 from dynvgd_jax.diffusion.schedule import cosine_schedule
-from dynvgd_jax.envs.normalize import Normalization
-from dynvgd_jax.steering import replay as replay_lib
-from dynvgd_jax.steering import td
-from dynvgd_jax.steering.ensemble import CriticEnsemble
-from dynvgd_jax.steering.td import CriticState, TdConfig
+from dynvgd_jax.replay import ring as replay_lib
+from dynvgd_jax.steering.critics import td
+from dynvgd_jax.steering.critics.mlp import CriticEnsemble
+from dynvgd_jax.steering.critics.td import CriticState, TdConfig
 from dynvgd_jax.steering.vgd import LearnerState
 from dynvgd_jax.torch_weights import critics as critic_layout
 from dynvgd_jax.torch_weights.layouts import infer_network, to_flax
-from dynvgd_jax.types import Transition
-from tests import torch_reference as ref
+from tests.support import torch_reference as ref
 
 SIZES = {"can": ref.CAN, "square": ref.SQUARE}
 CHOICES = (

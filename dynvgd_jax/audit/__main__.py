@@ -22,8 +22,8 @@ os.environ.setdefault("MUJOCO_GL", "disabled")
 
 from absl import flags
 
-from dynvgd_jax.config_check import CHOICES
-from dynvgd_jax.errors import StuckError, UserError
+from dynvgd_jax.core.config_check import CHOICES
+from dynvgd_jax.core.errors import StuckError, UserError
 from dynvgd_jax.runs.compile_cache import use_compile_cache
 
 NAME = "dynvgd_jax.audit"

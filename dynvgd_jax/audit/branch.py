@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 from dynvgd_jax.audit.records import FirstChunks, Outcomes, Plan, States, Subject
-from dynvgd_jax.rollout import (
+from dynvgd_jax.core.types import VectorEnv
+from dynvgd_jax.envs.rollout import (
     AUDIT_STREAM,
     Books,
     chunk_reward,
@@ -21,7 +22,6 @@ from dynvgd_jax.rollout import (
     max_chunks,
     require_finite,
 )
-from dynvgd_jax.types import VectorEnv
 
 # Uses of the audit's noise; each is a stream of its own.
 EPISODE_NOISE, FIRST_NOISE, FUTURE_NOISE = range(3)

@@ -13,12 +13,12 @@ from dynvgd_jax.audit.measure import measure
 from dynvgd_jax.audit.records import Plan, Played, Subject
 from dynvgd_jax.audit.subject import make_subject
 from dynvgd_jax.audit.tables import print_tables
-from dynvgd_jax.envs.make import env_for_policy
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.types import VectorEnv
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.runs.report import Progress
 from dynvgd_jax.runs.settings import versions
-from dynvgd_jax.types import VectorEnv
+from dynvgd_jax.training.make_env import env_for_policy
 
 FOLDER = "audit"  # in the run's folder, one folder a checkpoint inside
 

@@ -4,9 +4,9 @@ import jax
 
 from dynvgd_jax.agent import Agent, method_options, num_candidates
 from dynvgd_jax.audit.records import Judgement, Subject
-from dynvgd_jax.errors import UserError
-from dynvgd_jax.precision import with_precision
-from dynvgd_jax.steering.ensemble import CriticEnsemble
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.precision import with_precision
+from dynvgd_jax.steering.critics.mlp import CriticEnsemble
 from dynvgd_jax.steering.guidance import dynamic_weight, value_gradient
 from dynvgd_jax.steering.vgd import GUIDING_CRITICS, start_noise
 

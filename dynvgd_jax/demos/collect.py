@@ -18,10 +18,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.demos.experts import Expert, check_operator, get_script, make_expert
 from dynvgd_jax.demos.files import DemoEpisode, write_dppo, write_robomimic
-from dynvgd_jax.envs.tasks import Task, get_task
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.envs.robosuite.tasks import Task, get_task
 
 LOST_BELOW_Z_M = 0.79  # an object below it has left table and bins: the episode ends
 VALID_SHARE = 0.1  # of the episodes, in robomimic's filter key "valid"
@@ -169,7 +169,9 @@ def collect(
             raise UserError(f"{name} is too small, negative or infinite")
     plans = plan_episodes(operators, num_episodes, seed)
 
-    from dynvgd_jax.envs.vector import RobosuiteVectorEnv  # imports the simulator
+    from dynvgd_jax.envs.robosuite.vector import (
+        RobosuiteVectorEnv,  # imports the simulator
+    )
 
     venv = RobosuiteVectorEnv(
         task_name,

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dynvgd_jax.core.normalize import load_normalization
+from dynvgd_jax.core.untrusted import sha256
 from dynvgd_jax.demos.dataset import Dataset, is_hdf5, load_dataset, require_same_sizes
 from dynvgd_jax.demos.files import (
     read_dppo,
@@ -12,10 +14,8 @@ from dynvgd_jax.demos.files import (
     write_dppo,
     write_trajectories,
 )
-from dynvgd_jax.envs.normalize import load_normalization
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.runs.settings import versions
-from dynvgd_jax.untrusted import sha256
 
 SOURCE_FILE = "source.json"
 

@@ -5,16 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynvgd_jax.demos.files import fit_normalization, read_dppo, read_robomimic
-from dynvgd_jax.diffusion import cloning
-from dynvgd_jax.envs.normalize import (
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.normalize import (
     Normalization,
     load_normalization,
     normalize_action,
     normalize_obs,
 )
-from dynvgd_jax.errors import UserError
-from dynvgd_jax.untrusted import sha256
+from dynvgd_jax.core.untrusted import sha256
+from dynvgd_jax.demos.files import fit_normalization, read_dppo, read_robomimic
+from dynvgd_jax.diffusion import cloning
 
 
 class Dataset(NamedTuple):

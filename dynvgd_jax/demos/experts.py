@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.demos import can, lift, square
 from dynvgd_jax.demos.motion import CLOSE, Aim, Scene, SmoothNoise, read_scene, servo
 from dynvgd_jax.demos.operators import Operator, draw_style
-from dynvgd_jax.errors import UserError
 
 WAYPOINT_NOISE_MEMORY_STEPS = 25.0
 STEADY_WITHIN_M = 0.15  # of its aim the hand becomes steady

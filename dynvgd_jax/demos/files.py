@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from dynvgd_jax.envs.normalize import (
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.normalize import (
     Normalization,
     normalize_action,
     normalize_obs,
     save_normalization,
 )
-from dynvgd_jax.errors import UserError
-from dynvgd_jax.untrusted import load_npz
+from dynvgd_jax.core.untrusted import load_npz
 
 # robomimic's name of each part of the observation and its size; the object is the rest.
 ARM_PARTS = (

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
 
 # The controller's output limits at action 1: goal displacement of one control step.
 POSITION_STEP_M = 0.05

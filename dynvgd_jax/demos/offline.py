@@ -6,13 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynvgd_jax.demos.dataset import (
-    Dataset,
-    is_hdf5,
-    load_dataset,
-    require_same_sizes,
-)
-from dynvgd_jax.envs.normalize import (
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.normalize import (
     Normalization,
     load_normalization,
     normalize_action,
@@ -20,9 +15,14 @@ from dynvgd_jax.envs.normalize import (
     unnormalize_action,
     unnormalize_obs,
 )
-from dynvgd_jax.errors import UserError
-from dynvgd_jax.types import Transition
-from dynvgd_jax.untrusted import load_npz
+from dynvgd_jax.core.types import Transition
+from dynvgd_jax.core.untrusted import load_npz
+from dynvgd_jax.demos.dataset import (
+    Dataset,
+    is_hdf5,
+    load_dataset,
+    require_same_sizes,
+)
 
 # An npz of transitions, as the published code's offline data.
 ARRAYS = ("states", "states_next", "actions", "rewards", "terminals")

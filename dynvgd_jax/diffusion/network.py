@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dynvgd_jax.precision import matmul
+from dynvgd_jax.core.precision import matmul
 
 # DPPO's residual blocks set 1e-6, its plain MLP keeps PyTorch's default.
 RESIDUAL_NORM_EPS = 1e-6

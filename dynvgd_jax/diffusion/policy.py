@@ -19,6 +19,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.normalize import (
+    Normalization,
+    load_normalization,
+    save_normalization,
+)
+from dynvgd_jax.core.untrusted import load_json
 from dynvgd_jax.diffusion import sampler
 from dynvgd_jax.diffusion.frozen import freeze
 from dynvgd_jax.diffusion.network import DiffusionMLP, param_shapes
@@ -28,15 +35,8 @@ from dynvgd_jax.diffusion.schedule import (
     cosine_schedule,
     ddim_schedule,
 )
-from dynvgd_jax.envs.normalize import (
-    Normalization,
-    load_normalization,
-    save_normalization,
-)
-from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.checkpoint import restore_tree, save_tree
 from dynvgd_jax.runs.durable import new_folder
-from dynvgd_jax.untrusted import load_json
 
 FORMAT_VERSION = 1
 ASSETS = Path(__file__).resolve().parent.parent / "assets"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
 
 COSINE_OFFSET = 0.008
 MAX_BETA = 0.999

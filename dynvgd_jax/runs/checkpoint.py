@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.untrusted import load_json, sha256
 from dynvgd_jax.runs.durable import new_folder
-from dynvgd_jax.untrusted import load_json, sha256
 
 PyTree = Any
 MANIFEST = "manifest.json"

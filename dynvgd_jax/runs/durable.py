@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
 
 LOCK_FILE = ".lock"
 

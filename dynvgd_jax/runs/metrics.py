@@ -14,11 +14,11 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.runs.durable import AppendFile, sync
 from dynvgd_jax.runs.lock import FolderLock
 from dynvgd_jax.runs.settings import CONFIG_FILE, write_config, write_versions
-from dynvgd_jax.types import EpisodeResult
 
 EPISODES_FILE = "eval.csv"
 EPISODE_COLUMNS = (

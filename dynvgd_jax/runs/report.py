@@ -14,7 +14,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from scipy import stats
 
-from dynvgd_jax.types import EpisodeResult
+from dynvgd_jax.core.types import EpisodeResult
 
 # 97.5 % quantile of the normal distribution: two-sided 95 % intervals.
 _Z95 = 1.959963984540054

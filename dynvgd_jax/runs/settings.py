@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.untrusted import load_json
 from dynvgd_jax.runs.durable import write_durably
-from dynvgd_jax.untrusted import load_json
 
 CONFIG_FILE = "config.json"
 VERSIONS_FILE = "versions.json"

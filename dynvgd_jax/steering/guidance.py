@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
 
 WEIGHT_MIN = 1e-3
 

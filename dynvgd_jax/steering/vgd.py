@@ -10,11 +10,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dynvgd_jax.core.types import PyTree, Transition
 from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import DDIMSchedule
-from dynvgd_jax.steering import replay as replay_lib
-from dynvgd_jax.steering import td
-from dynvgd_jax.steering.ensemble import CriticEnsemble, init_ensemble
+from dynvgd_jax.replay import ring as replay_lib
+from dynvgd_jax.replay.ring import ReplayState, Window
+from dynvgd_jax.steering.critics import td
+from dynvgd_jax.steering.critics.mlp import CriticEnsemble, init_ensemble
+from dynvgd_jax.steering.critics.td import CriticState, TdConfig
 from dynvgd_jax.steering.guidance import (
     REDUCERS,
     Guidance,
@@ -22,9 +25,6 @@ from dynvgd_jax.steering.guidance import (
     make_guide_fn,
     summarise,
 )
-from dynvgd_jax.steering.replay import ReplayState, Window
-from dynvgd_jax.steering.td import CriticState, TdConfig
-from dynvgd_jax.types import PyTree, Transition
 
 # Folded into an update's key, which is otherwise split in two.
 BLUR_KEY = 2

@@ -3,7 +3,7 @@
 Importing it without torch raises a UserError that says what to install.
 """
 
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
 
 try:
     import torch  # noqa: F401

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.torch_weights.critics import POLICY_MEMBER
 from dynvgd_jax.torch_weights.files import holds_member, load_torch, to_numpy
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dynvgd_jax.config_check import COUNT_END
-from dynvgd_jax.errors import UserError
-from dynvgd_jax.steering.ensemble import CriticEnsemble
+from dynvgd_jax.core.config_check import COUNT_END
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.steering.critics.mlp import CriticEnsemble
 from dynvgd_jax.torch_weights.files import load_torch_bytes, read_members, to_numpy
 from dynvgd_jax.torch_weights.layouts import fill_leaf, require_keys
 

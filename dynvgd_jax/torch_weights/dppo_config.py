@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from dynvgd_jax.config_check import CHOICES
+from dynvgd_jax.core.config_check import CHOICES
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.diffusion.network import ACTIVATIONS, DiffusionMLP
-from dynvgd_jax.errors import UserError
 
 MAX_BYTES = 64 * 2**10  # published ones have some 4 KB
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
 
 ZIP_MAGIC = b"PK\x03\x04"
 # Published policies have some 30 MB, critics some 500; more is neither.

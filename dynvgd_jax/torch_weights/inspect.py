@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.diffusion.network import DiffusionMLP
-from dynvgd_jax.errors import UserError
 from dynvgd_jax.torch_weights.checkpoint import read_checkpoint
 from dynvgd_jax.torch_weights.critics import (
     CURRENT,

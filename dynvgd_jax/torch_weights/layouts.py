@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.diffusion.network import DiffusionMLP, param_shapes
-from dynvgd_jax.errors import UserError
 
 Arrays = Mapping[str, np.ndarray]
 

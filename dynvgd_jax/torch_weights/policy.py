@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.normalize import load_normalization
+from dynvgd_jax.core.untrusted import sha256
 from dynvgd_jax.diffusion.policy import (
     BASE,
     FINE_TUNED,
@@ -19,9 +22,7 @@ from dynvgd_jax.diffusion.policy import (
     save_policy,
 )
 from dynvgd_jax.diffusion.schedule import cosine_schedule
-from dynvgd_jax.envs.normalize import load_normalization
-from dynvgd_jax.envs.tasks import TASKS, get_task
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.envs.robosuite.tasks import TASKS, get_task
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.torch_weights.checkpoint import Checkpoint, read_checkpoint
 from dynvgd_jax.torch_weights.dppo_config import (
@@ -31,7 +32,6 @@ from dynvgd_jax.torch_weights.dppo_config import (
 )
 from dynvgd_jax.torch_weights.forward import predict_noise
 from dynvgd_jax.torch_weights.layouts import infer_network, to_flax
-from dynvgd_jax.untrusted import sha256
 
 MAX_DIFFERENCE = 1e-4
 _CHECK_ROWS = 64

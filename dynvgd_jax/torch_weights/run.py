@@ -21,19 +21,19 @@ from dynvgd_jax.agent import (
     checkpoint_tree,
     load_agent,
 )
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.untrusted import sha256
 from dynvgd_jax.diffusion.policy import Policy, load_policy, save_policy
-from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.durable import new_file, new_folder, refuse_existing
 from dynvgd_jax.runs.settings import versions, write_config
-from dynvgd_jax.steering import td
-from dynvgd_jax.steering.ensemble import CriticEnsemble
-from dynvgd_jax.steering.td import CriticState
+from dynvgd_jax.steering.critics import td
+from dynvgd_jax.steering.critics.mlp import CriticEnsemble
+from dynvgd_jax.steering.critics.td import CriticState
 from dynvgd_jax.steering.vgd import LearnerState
 from dynvgd_jax.torch_weights import critics
 from dynvgd_jax.torch_weights.critics import ADAM, SavedCritics, read_critics
 from dynvgd_jax.torch_weights.forward import critic_value
-from dynvgd_jax.untrusted import sha256
 
 SOURCE_FILE = "source.json"
 MAX_DIFFERENCE = 1e-4  # of Q, as a share of 1 + |Q|

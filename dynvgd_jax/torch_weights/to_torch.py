@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.diffusion.policy import BASE, FINE_TUNED, load_policy
-from dynvgd_jax.errors import UserError
 from dynvgd_jax.runs.durable import new_file, refuse_existing
 from dynvgd_jax.torch_weights.files import load_torch
 from dynvgd_jax.torch_weights.layouts import from_flax

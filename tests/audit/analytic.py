@@ -9,7 +9,7 @@ recursion.
 import numpy as np
 
 from dynvgd_jax.audit.records import Judgement, Subject
-from dynvgd_jax.types import ChunkResult
+from dynvgd_jax.core.types import ChunkResult
 
 DIM, CHUNK_LEN, CHUNKS = 2, 3, 6
 STEP, GAIN, SIGMA, GAMMA = 0.1, 0.5, 0.15, 0.9

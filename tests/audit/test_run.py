@@ -11,11 +11,11 @@ from dynvgd_jax import load_agent
 from dynvgd_jax.audit import __main__ as command
 from dynvgd_jax.audit import run
 from dynvgd_jax.audit.subject import make_subject
-from dynvgd_jax.errors import UserError
-from dynvgd_jax.steering.ensemble import CriticEnsemble
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.steering.critics.mlp import CriticEnsemble
 from dynvgd_jax.steering.vgd import start_noise
-from tests.reach import ReachEnv
 from tests.steering import reference
+from tests.support.reach import ReachEnv
 
 SIZES = {"states": 3, "chunks": 2, "repeats": 2, "lengths": (0.1, 0.3), "num_envs": 5}
 

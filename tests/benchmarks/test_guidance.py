@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import guidance
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.runs.metrics import EPISODES_FILE
-from tests.reach import ReachEnv
+from tests.support.reach import ReachEnv
 
 
 def compare(*arguments):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.learner_flops import call_products, flops
-from tests.programs import published, update_and_inputs
+from tests.support.programs import published, update_and_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
 

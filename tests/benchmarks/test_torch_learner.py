@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from benchmarks.torch_learner import TorchLearner, make_critics
+from dynvgd_jax.core.types import Transition
 from dynvgd_jax.diffusion.network import DiffusionMLP, init_params
 from dynvgd_jax.diffusion.policy import decode_eps_fn
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
-from dynvgd_jax.steering import replay as replay_lib
-from dynvgd_jax.steering import td, vgd
-from dynvgd_jax.steering.ensemble import CriticEnsemble
+from dynvgd_jax.replay import ring as replay_lib
+from dynvgd_jax.steering import vgd
+from dynvgd_jax.steering.critics import td
+from dynvgd_jax.steering.critics.mlp import CriticEnsemble
 from dynvgd_jax.steering.guidance import Guidance
 from dynvgd_jax.torch_weights.layouts import from_flax
-from dynvgd_jax.types import Transition
 
 UTD, BATCH, OBS, CHUNK = 3, 16, 5, (4, 2)
 

@@ -6,10 +6,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import can_demos, lift_demos, square_demos
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.demos.collect import collect, masks, plan_episodes, run
 from dynvgd_jax.demos.experts import OPERATORS
 from dynvgd_jax.demos.files import DemoEpisode, read_dppo, read_robomimic
-from dynvgd_jax.errors import UserError
 
 LIFT = {"operators": {"swift": 2.0, "beside": 1.0}, "waypoint_noise_m": 0.01}
 
@@ -62,7 +62,7 @@ def test_episodes_are_labelled_and_whole(three):
 
 
 def test_states_and_actions_replay_the_observations(three):
-    from dynvgd_jax.envs.vector import RobosuiteVectorEnv
+    from dynvgd_jax.envs.robosuite.vector import RobosuiteVectorEnv
 
     episode = three[0]
     venv = RobosuiteVectorEnv("lift", 1, None)

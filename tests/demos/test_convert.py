@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import convert_torch_ckpt
+from dynvgd_jax.core.normalize import load_normalization, normalize_obs
 from dynvgd_jax.demos import files
 from dynvgd_jax.demos.dataset import load_dataset
 from dynvgd_jax.demos.files import write_dppo, write_robomimic
-from dynvgd_jax.envs.normalize import load_normalization, normalize_obs
 from tests.demos.test_dataset import episodes
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.demos.dataset import load_dataset, split_chunks
 from dynvgd_jax.demos.files import DemoEpisode, write_dppo, write_robomimic
-from dynvgd_jax.errors import UserError
 
 
 def episodes(count=10, length=12):

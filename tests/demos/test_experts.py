@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.demos import can, lift, square
 from dynvgd_jax.demos.experts import OPERATORS, get_script, make_expert
 from dynvgd_jax.demos.motion import (
@@ -20,7 +21,6 @@ from dynvgd_jax.demos.motion import (
     yaw_of,
 )
 from dynvgd_jax.demos.operators import draw_style
-from dynvgd_jax.errors import UserError
 
 
 def make_scene(**changes):
@@ -146,7 +146,7 @@ def test_unknown_tasks_and_operators_are_named():
 
 @pytest.fixture(scope="module")
 def environments():
-    from dynvgd_jax.envs.vector import RobosuiteVectorEnv
+    from dynvgd_jax.envs.robosuite.vector import RobosuiteVectorEnv
 
     made = {}
 

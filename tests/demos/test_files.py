@@ -6,6 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.normalize import load_normalization
 from dynvgd_jax.demos.files import (
     DemoEpisode,
     fit_normalization,
@@ -14,8 +16,6 @@ from dynvgd_jax.demos.files import (
     write_dppo,
     write_robomimic,
 )
-from dynvgd_jax.envs.normalize import load_normalization
-from dynvgd_jax.errors import UserError
 
 
 def make_episode(steps, operator="careful", seed=5, obs_dim=19):

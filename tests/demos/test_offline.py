@@ -4,24 +4,24 @@ import jax
 import numpy as np
 import pytest
 
-from dynvgd_jax.config_check import num_offline
-from dynvgd_jax.demos.dataset import Dataset
-from dynvgd_jax.demos.files import DemoEpisode, write_dppo, write_robomimic
-from dynvgd_jax.demos.offline import cut_transitions, load_offline
-from dynvgd_jax.diffusion.policy import load_policy
-from dynvgd_jax.envs.normalize import (
+from dynvgd_jax.core.config_check import num_offline
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.normalize import (
     Normalization,
     normalize_action,
     normalize_obs,
     save_normalization,
 )
-from dynvgd_jax.errors import UserError
-from dynvgd_jax.resume import Saved
-from dynvgd_jax.steering import replay as replay_lib
-from dynvgd_jax.train import Run, train
-from tests.reach import ReachEnv
-from tests.same_run import scalars
-from tests.test_train import VECTOR_STEP, random_policy, tiny
+from dynvgd_jax.demos.dataset import Dataset
+from dynvgd_jax.demos.files import DemoEpisode, write_dppo, write_robomimic
+from dynvgd_jax.demos.offline import cut_transitions, load_offline
+from dynvgd_jax.diffusion.policy import load_policy
+from dynvgd_jax.replay import ring as replay_lib
+from dynvgd_jax.training.loop import Run, train
+from dynvgd_jax.training.resume import Saved
+from tests.support.reach import ReachEnv
+from tests.support.same_run import scalars
+from tests.support.tiny_run import VECTOR_STEP, random_policy, tiny
 
 ONE = np.ones(1, np.float32)
 UNIT = Normalization(-ONE, ONE, -ONE, ONE)

@@ -10,8 +10,8 @@ import pytest
 from dynvgd_jax.diffusion import cloning
 from dynvgd_jax.diffusion.network import DiffusionMLP
 from dynvgd_jax.diffusion.schedule import cosine_schedule
-from tests import reference
 from tests.diffusion.helpers import random_params
+from tests.support import reference
 
 NET = DiffusionMLP(3, 2, 4, hidden_dims=(16, 16, 16))
 NET_KWARGS = {"time_dim": 16, "hidden_dims": (16, 16, 16)}

@@ -10,9 +10,9 @@ from dynvgd_jax.diffusion.network import DiffusionMLP
 from dynvgd_jax.diffusion.policy import decode_eps_fn
 from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
-from tests import reference
 from tests.diffusion.helpers import random_params
 from tests.diffusion.test_network import VARIANTS, build, reference_kwargs
+from tests.support import reference
 
 
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)

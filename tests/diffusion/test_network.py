@@ -13,8 +13,8 @@ from dynvgd_jax.diffusion.network import (
     sinusoidal_embedding,
 )
 from dynvgd_jax.diffusion.policy import make_eps_fn
-from tests import reference
 from tests.diffusion.helpers import random_params
+from tests.support import reference
 
 VARIANTS = {
     "can": dict(hidden_dims=(64, 64, 64)),

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.normalize import Normalization, save_normalization
 from dynvgd_jax.diffusion import policy as policies
 from dynvgd_jax.diffusion.network import DiffusionMLP
 from dynvgd_jax.diffusion.policy import Policy, load_policy, save_policy
 from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
-from dynvgd_jax.envs.normalize import Normalization, save_normalization
-from dynvgd_jax.errors import UserError
 from tests.diffusion.helpers import random_params
 
 

@@ -11,8 +11,8 @@ from dynvgd_jax.diffusion.network import DiffusionMLP
 from dynvgd_jax.diffusion.policy import make_eps_fn
 from dynvgd_jax.diffusion.sampler import ddim_decode, ddpm_decode
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
-from tests import reference
 from tests.diffusion.helpers import random_params
+from tests.support import reference
 
 NET = dict(time_dim=16, hidden_dims=(64, 64, 64), cond_dims=(32, 16))
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
-from dynvgd_jax.errors import UserError
-from tests import reference
+from tests.support import reference
 
 
 def test_cosine_schedule_by_hand():

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.runs.metrics import EPISODES_FILE
 from examples import plot_runs
 

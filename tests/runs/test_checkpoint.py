@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.runs import checkpoint
 from dynvgd_jax.runs.checkpoint import CheckpointStore, restore_tree, save_tree
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from configs import base
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.runs.lock import FolderLock
 from dynvgd_jax.runs.metrics import MetricsLog
 

@@ -8,10 +8,10 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from configs import base
-from dynvgd_jax.errors import UserError
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.runs.metrics import MetricsLog
 from dynvgd_jax.runs.settings import read_config, versions
-from dynvgd_jax.types import EpisodeResult
 
 EPISODES = [
     EpisodeResult(11, True, False, -93.0, 300, False),

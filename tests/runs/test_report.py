@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.runs.report import (
     Progress,
     Summary,
@@ -19,7 +20,6 @@ from dynvgd_jax.runs.report import (
     summarise,
     wilson,
 )
-from dynvgd_jax.types import EpisodeResult
 
 
 def test_wilson_by_hand():

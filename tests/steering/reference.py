@@ -6,7 +6,7 @@ differentiation with what it checks. `eps_fn(x, t, obs)` is any NumPy noise pred
 
 import numpy as np
 
-from tests.reference import ddim_mean
+from tests.support.reference import ddim_mean
 
 EPS = 1e-5
 

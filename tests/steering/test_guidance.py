@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
-from dynvgd_jax.errors import UserError
 from dynvgd_jax.steering import guidance as G
-from dynvgd_jax.steering.ensemble import CriticEnsemble, init_ensemble
+from dynvgd_jax.steering.critics.mlp import CriticEnsemble, init_ensemble
 from tests.steering import reference, toy
 
 BATCH = 6

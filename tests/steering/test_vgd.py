@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynvgd_jax.core.types import Transition
 from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
-from dynvgd_jax.steering import replay as replay_lib
-from dynvgd_jax.steering import td, vgd
-from dynvgd_jax.steering.ensemble import CriticEnsemble
+from dynvgd_jax.replay import ring as replay_lib
+from dynvgd_jax.steering import vgd
+from dynvgd_jax.steering.critics import td
+from dynvgd_jax.steering.critics.mlp import CriticEnsemble
 from dynvgd_jax.steering.guidance import Guidance
-from dynvgd_jax.types import Transition
 from tests.steering import reference, toy
 
 UTD, BATCH, ENVS = 3, 16, 5

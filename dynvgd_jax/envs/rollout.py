@@ -1,0 +1,226 @@
+"""Steps environments with any policy and keeps the books of their episodes."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.types import ChunkResult, EpisodeResult, Transition, VectorEnv
+
+# (obs [n, Do], seeds [n] uint32, chunk_index [n] int32) -> chunk [n, Ta, Da]
+ActFn = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+# Streams of episode seeds: training with seed 1 never sees an episode of evaluation
+# with seed 1.
+TRAIN_STREAM, EVAL_STREAM, AUDIT_STREAM = 0, 1, 2
+
+
+def episode_seed(stream: int, seed: int, episode: int) -> int:
+    """Returns the reset seed, below 2**31, of a stream's `episode`-th episode.
+
+    Counted in the order in which episodes start, so that episode 17 is the same episode
+    however many environments run side by side.
+    """
+    sequence = np.random.SeedSequence([stream, seed, episode])
+    return int(sequence.generate_state(1)[0] >> 1)
+
+
+def chunk_reward(reward: np.ndarray, reward_offset: float) -> np.ndarray:
+    """Returns the learner's reward `[n]`: the chunk's sum of `reward - offset`."""
+    return np.sum(reward - reward_offset, axis=1, dtype=np.float64).astype(np.float32)
+
+
+def require_finite(result: ChunkResult, indices: np.ndarray, books: "Books") -> None:
+    """Raises UserError where environments returned NaN or infinite values.
+
+    One such transition in the replay buffer would spoil the critics for good. (Physics
+    that breaks inside robosuite is a `fault`, which ends the episode as failed.)
+    """
+    sound = np.isfinite(result.obs).all(axis=1) & np.isfinite(result.reward).all(axis=1)
+    for index in np.asarray(indices)[~sound]:
+        raise UserError(
+            f"environment {index} returned an observation or reward that is not finite "
+            f"(episode seed {books.seed[index]}, chunk {books.chunks[index]}); nothing "
+            "of this step was stored; mend the environment"
+        )
+
+
+class Books(NamedTuple):
+    """Running totals of the episodes under way, one entry an environment."""
+
+    episode: np.ndarray  # [N] int64, number of the episode, -1 before the first
+    seed: np.ndarray  # [N] uint32, its reset seed
+    chunks: np.ndarray  # [N] int32, chunks executed so far
+    episode_return: np.ndarray  # [N] float64, sum of (reward - offset)
+    success_any: np.ndarray  # [N] bool
+    success_chunk: np.ndarray  # [N] bool
+
+    @classmethod
+    def empty(cls, num_envs: int) -> "Books":
+        return cls(
+            episode=np.full(num_envs, -1, np.int64),
+            seed=np.zeros(num_envs, np.uint32),
+            chunks=np.zeros(num_envs, np.int32),
+            episode_return=np.zeros(num_envs, np.float64),
+            success_any=np.zeros(num_envs, bool),
+            success_chunk=np.zeros(num_envs, bool),
+        )
+
+    def open(self, index: int, episode: int, seed: int) -> None:
+        """Starts the books of a new episode in environment `index`."""
+        self.episode[index], self.seed[index], self.chunks[index] = episode, seed, 0
+        self.episode_return[index] = 0.0
+        self.success_any[index] = self.success_chunk[index] = False
+
+    def enter(self, indices: np.ndarray, result: ChunkResult, offset: float) -> None:
+        """Adds one chunk of the environments `indices` to their books."""
+        self.chunks[indices] += 1
+        self.episode_return[indices] += chunk_reward(result.reward, offset)
+        self.success_any[indices] |= result.success.any(axis=1)
+        self.success_chunk[indices] |= result.success.all(axis=1)
+
+    def close(self, index: int, chunk_len: int, fault: bool) -> EpisodeResult:
+        """Returns the finished episode; one whose physics broke has failed."""
+        return EpisodeResult(
+            seed=int(self.seed[index]),
+            success_any=bool(self.success_any[index]) and not fault,
+            success_chunk=bool(self.success_chunk[index]) and not fault,
+            episode_return=float(self.episode_return[index]),
+            length=int(self.chunks[index]) * chunk_len,
+            fault=bool(fault),
+        )
+
+
+def run_episodes(
+    env: VectorEnv, act_fn: ActFn, seeds: np.ndarray, reward_offset: float = 1.0
+) -> Iterator[EpisodeResult]:
+    """Yields one result per seed, in the order of `seeds`, `num_envs` at a time.
+
+    Every call of `act_fn` sees `num_envs` rows, so that it compiles once: in the last
+    wave the missing rows repeat the first one and their chunks are not executed.
+    """
+    limit = max_chunks(env)
+    for start in range(0, len(seeds), env.num_envs):
+        wave = np.asarray(seeds[start : start + env.num_envs], np.uint32)
+        books = Books.empty(env.num_envs)
+        for index, seed in enumerate(wave):
+            books.open(index, start + index, int(seed))
+        rows = np.arange(len(wave))
+        padded = np.concatenate([rows, np.zeros(env.num_envs - len(wave), int)])
+        obs = env.reset(rows, wave.astype(np.int64))
+        alive = np.ones(len(wave), bool)
+        for chunk_index in range(limit):
+            chunk_indices = np.full(env.num_envs, chunk_index, np.int32)
+            chunks = np.asarray(act_fn(obs[padded], wave[padded], chunk_indices))
+            running = rows[alive]
+            result = env.step(running, chunks[running])
+            require_finite(result, running, books)
+            books.enter(running, result, reward_offset)
+            obs[running] = result.obs
+            alive[running[result.fault]] = False
+            if not alive.any():
+                break
+        for index in rows:
+            yield books.close(index, env.chunk_len, fault=not alive[index])
+
+
+def max_chunks(env: VectorEnv) -> int:
+    """Returns the chunks of one episode; the last may run past the time limit."""
+    return -(-env.max_episode_env_steps // env.chunk_len)
+
+
+class Collector:
+    """Training rollouts: steps all environments, resets those that end.
+
+    Holds the state that a resumed run needs (`books`, `obs`). Environment e of all N
+    plays the episodes e, e + N, e + 2N, ..., whichever process steps it.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        run_seed: int,
+        reward_offset: float,
+        *,
+        first_env: int = 0,
+        num_envs: int | None = None,
+        end_at_success: bool = False,
+        bootstrap_at_time_limit: bool = False,
+    ):
+        """Starts the first episodes.
+
+        Args:
+          env: this process's environments.
+          run_seed: chooses the episodes.
+          reward_offset: subtracted from every control step's reward.
+          first_env: number of `env`'s first environment among those of all processes.
+          num_envs: of all processes; None is `env`'s own.
+          end_at_success: a wholly successful chunk ends its episode, as done.
+          bootstrap_at_time_limit: the time limit ends an episode, but not as done.
+        """
+        self.env = env
+        self.end_at_success = end_at_success
+        self.bootstrap_at_time_limit = bootstrap_at_time_limit
+        self.run_seed = run_seed
+        self.reward_offset = reward_offset
+        self.first_env = first_env
+        self.num_envs = env.num_envs if num_envs is None else num_envs
+        self.books = Books.empty(env.num_envs)
+        self.obs = np.zeros((env.num_envs, env.obs_dim), np.float32)
+        self._chunks = None  # of the step under way
+        self._reset(np.arange(env.num_envs))
+
+    def _reset(self, indices: np.ndarray) -> None:
+        for index in indices:
+            last = self.books.episode[index]
+            first = self.first_env + index
+            episode = int(first if last < 0 else last + self.num_envs)
+            seed = episode_seed(TRAIN_STREAM, self.run_seed, episode)
+            self.books.open(index, episode, seed)
+        seeds = self.books.seed[indices].astype(np.int64)
+        self.obs[indices] = self.env.reset(indices, seeds)
+
+    def step_async(self, chunks: np.ndarray) -> None:
+        """Starts to execute `chunks [N, Ta, Da]`."""
+        self._chunks = chunks
+        self.env.step_async(np.arange(self.env.num_envs), chunks)
+
+    def step_wait(self) -> tuple[Transition, list[EpisodeResult]]:
+        """Returns N transitions and the episodes that the started step finished.
+
+        The time limit is stored as `done`, as the published code does, unless
+        `bootstrap_at_time_limit`; and so is a wholly successful chunk with
+        `end_at_success`. The next observation of an episode's end is the terminal one.
+        """
+        everyone = np.arange(self.env.num_envs)
+        chunks, result = self._chunks, self.env.step_wait()
+        require_finite(result, everyone, self.books)
+        self.books.enter(everyone, result, self.reward_offset)
+        done = result.fault.copy()
+        if self.end_at_success:
+            done |= result.success.all(axis=1)
+        over = done | (self.books.chunks >= max_chunks(self.env))
+        if not self.bootstrap_at_time_limit:
+            done = over
+        transition = Transition(
+            obs=self.obs.copy(),
+            action=chunks.reshape(len(chunks), -1).astype(np.float32),
+            reward=chunk_reward(result.reward, self.reward_offset),
+            next_obs=result.obs.copy(),
+            done=done.astype(np.float32),
+        )
+        self.obs = result.obs.copy()
+        ended = [
+            self.books.close(i, self.env.chunk_len, bool(result.fault[i]))
+            for i in np.flatnonzero(over)
+        ]
+        if over.any():
+            self._reset(np.flatnonzero(over))
+        return transition, ended
+
+    def step(self, chunks: np.ndarray) -> tuple[Transition, list[EpisodeResult]]:
+        """Executes `chunks [N, Ta, Da]`; returns as `step_wait`."""
+        self.step_async(chunks)
+        return self.step_wait()

@@ -1,0 +1,123 @@
+"""Temporal-difference learning of the critics: target, loss, one gradient step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dynvgd_jax.core.types import PyTree, Transition
+from dynvgd_jax.steering.critics.mlp import CriticEnsemble
+from dynvgd_jax.steering.guidance import REDUCERS
+
+
+class CriticState(NamedTuple):
+    """What learns."""
+
+    params: PyTree  # current critics, leading axis N
+    target_params: PyTree  # Polyak average of `params`
+    opt_state: Any  # Adam's moments
+
+
+class TdConfig(NamedTuple):
+    """Static choices of the update."""
+
+    gamma: float  # discount per action chunk
+    tau: float = 0.005  # Polyak step after every gradient step
+    reduce: str = "min"  # key of REDUCERS, over the target critics
+    target_clip: float = 400.0  # Q units; 0 switches the clip off (VGD)
+
+
+def td_target(batch: Transition, next_q: jax.Array, config: TdConfig) -> jax.Array:
+    """Returns `y [B] = r + (1 - done) * gamma * reduce_i Qtarget_i(s', a')`, clipped.
+
+    Args:
+      batch: transitions, leading axis B.
+      next_q: `[N, B]` target critics at the next observation and action.
+      config: static choices.
+    """
+    value = REDUCERS[config.reduce](next_q)
+    y = batch.reward + (1.0 - batch.done) * config.gamma * value
+    if config.target_clip > 0:
+        y = jnp.clip(y, -config.target_clip, config.target_clip)
+    return y
+
+
+def critic_loss(q: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns `0.5 * sum_i mean_B (q_i - y)^2` for `q [N, B]`, `y [B]`."""
+    return 0.5 * jnp.sum(jnp.mean(jnp.square(q - y[None]), axis=1))
+
+
+def polyak(target: PyTree, current: PyTree, tau: float) -> PyTree:
+    """Returns `(1 - tau) * target + tau * current`."""
+    return jax.tree.map(lambda t, c: (1.0 - tau) * t + tau * c, target, current)
+
+
+def gradient_step(
+    ensemble: CriticEnsemble,
+    optimizer: optax.GradientTransformation,
+    state: CriticState,
+    batch: Transition,
+    next_action: jax.Array,
+    config: TdConfig,
+    average: Callable[[PyTree], PyTree] = lambda tree: tree,
+) -> tuple[CriticState, dict[str, jax.Array]]:
+    """Returns the state after one Adam and one Polyak step, and scalar metrics.
+
+    Args:
+      ensemble: the critic module.
+      optimizer: Adam as `make_optimizer` builds it.
+      state: critics before the step.
+      batch: transitions, leading axis B.
+      next_action: `[B, Ta*Da]` decoded at `batch.next_obs`.
+      config: static choices.
+      average: mean over the devices that share the batch, of gradients and metrics.
+    """
+    next_q = ensemble.apply(state.target_params, batch.next_obs, next_action)
+    y = jax.lax.stop_gradient(td_target(batch, next_q, config))
+
+    def loss_fn(params):
+        q = ensemble.apply(params, batch.obs, batch.action)
+        return critic_loss(q, y), q
+
+    (loss, q), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    grads = average(grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    target_params = polyak(state.target_params, params, config.tau)
+    metrics = average(td_metrics(q, y, loss)) | {
+        "train/critic_grad_norm": global_norm(grads)
+    }
+    return CriticState(params, target_params, opt_state), metrics
+
+
+def global_norm(tree: PyTree) -> jax.Array:
+    """Returns the 2-norm of all leaves together, of the ensemble's shapes.
+
+    Summed over the critics first, then behind a barrier over the rest: as one large sum
+    XLA's CPU backend writes all squares to memory before it adds them.
+    """
+    squares = jax.tree.map(lambda leaf: jnp.sum(jnp.square(leaf), axis=0), tree)
+    squares = jax.lax.optimization_barrier(squares)
+    return jnp.sqrt(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(squares)))
+
+
+def td_metrics(q: jax.Array, y: jax.Array, loss: jax.Array) -> dict[str, jax.Array]:
+    """Returns the `train/*` scalars of one gradient step for `q [N, B]`, `y [B]`."""
+    td_error = jnp.abs(q - y[None])
+    spread = jnp.max(q, axis=0) - jnp.min(q, axis=0)
+    ddof = min(1, q.shape[0] - 1)
+    return {
+        "train/critic_loss": loss,
+        **{f"train/q{i}_mean": jnp.mean(q_i) for i, q_i in enumerate(q)},
+        "train/q_std_inter_critic": jnp.mean(jnp.std(q, axis=0, ddof=ddof)),
+        "train/q_diff_max_min": jnp.mean(spread),
+        "train/td_error_mean": jnp.mean(td_error),
+        "train/td_error_std": jnp.std(td_error),
+    }
+
+
+def make_optimizer(learning_rate: float) -> optax.GradientTransformation:
+    """Returns PyTorch's Adam: betas 0.9 and 0.999, eps 1e-8, no weight decay."""
+    return optax.adam(learning_rate, eps=1e-8)

@@ -1,0 +1,313 @@
+"""Training over devices and seeds; the only room with pmap.
+
+Each seed has a learner and a replay buffer of its own. The devices form groups: a group
+holds some of the seeds, vmapped, and its devices share every batch of these. Each of
+them holds a shard of the replay buffers and draws its share of each batch from it;
+gradients and statistics are averaged over the group, so its devices hold the same bits.
+With one seed and one device nothing of this is in the program.
+
+pmap is JAX's `jit(shard_map)` behind the scenes: in a run of several processes it spans
+the devices of all of them, and takes and gives this process's part.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.types import PyTree
+
+AXIS = "devices"
+
+
+class Placement(NamedTuple):
+    """Which devices hold which seeds.
+
+    Arrays of a group, "spread", are `[devices, seeds of the group, ...]`, the same on
+    all its devices; shared ones split their leading axis over the devices. An axis is
+    left out where it would be 1: that of seeds with one seed a group, that of devices
+    with one device, and for spread arrays also with one group, which pmap replicates.
+    """
+
+    num_seeds: int = 1
+    num_devices: int = 1  # of all processes
+    num_local: int = 1  # of this process
+    num_groups: int = 1
+
+    @property
+    def group_seeds(self) -> int:
+        """Seeds of one group."""
+        return self.num_seeds // self.num_groups
+
+    @property
+    def group_devices(self) -> int:
+        """Devices of one group, which share its batches."""
+        return self.num_devices // self.num_groups
+
+    @property
+    def _group_local(self) -> int:
+        return self.num_local // self.num_groups
+
+    def spread(self, per_seed: Sequence[PyTree]) -> PyTree:
+        """Returns trees, one a seed, as one that every device of their groups has."""
+
+        def place(*leaves):
+            if self.num_seeds == 1:
+                return leaves[0]
+            stacked = jnp.stack(leaves)
+            if self.num_groups == 1:
+                return stacked
+            rest = stacked.shape[1:]
+            grouped = stacked.reshape(self.num_groups, 1, self.group_seeds, *rest)
+            shape = (self.num_groups, self._group_local, self.group_seeds, *rest)
+            return self._without_ones(jnp.broadcast_to(grouped, shape), rest)
+
+        return jax.tree.map(place, *per_seed)
+
+    def share(self, per_seed: Sequence[PyTree]) -> PyTree:
+        """Returns NumPy trees, one a seed, with leading axes shared by the devices."""
+
+        def place(*leaves):
+            leaves = np.stack(leaves)
+            rest = (leaves.shape[1] // self._group_local, *leaves.shape[2:])
+            shape = (self.num_groups, self.group_seeds, self._group_local, *rest)
+            return self._without_ones(leaves.reshape(shape).swapaxes(1, 2), rest)
+
+        return jax.tree.map(place, *per_seed)
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """The leading axes of shared arrays."""
+        devices = () if self.num_devices == 1 else (self.num_local,)
+        return devices + (() if self.group_seeds == 1 else (self.group_seeds,))
+
+    def _without_ones(self, leaf, rest: tuple[int, ...]):
+        """`[groups, devices of a group, seeds of a group, ...]` as the class says."""
+        return leaf.reshape(*self.lead, *rest)
+
+    def collect(self, fetched: np.ndarray) -> np.ndarray:
+        """Returns `[seeds, ...]` of a fetched output, equal on a group's devices."""
+        if self.num_seeds == 1:
+            return fetched[None]
+        if self.num_groups == 1:
+            return fetched
+        first = fetched[:: self._group_local]
+        rest = first.shape[1 if self.group_seeds == 1 else 2 :]
+        return first.reshape(self.num_seeds, *rest)
+
+    def take(self, placed: PyTree, seed_index: int) -> PyTree:
+        """Returns a seed's part of a spread tree of device arrays, on device 0."""
+        group, place = divmod(seed_index, self.group_seeds)
+
+        def one(leaf):
+            if self.num_devices > 1:
+                leaf = leaf.addressable_data(
+                    group * self._group_local if self.num_groups > 1 else 0
+                )
+                leaf = leaf[0] if self.num_groups > 1 else leaf
+            return leaf if self.group_seeds == 1 else leaf[place]
+
+        own = jax.tree.map(one, placed)
+        if self.num_groups > 1:
+            own = jax.device_put(own, jax.local_devices()[0])
+        return own
+
+    def average(self, tree: PyTree) -> PyTree:
+        """Returns the mean of `tree` over the group, the same bits on each device."""
+        if self.group_devices == 1:
+            return tree
+        return jax.lax.pmean(tree, AXIS, axis_index_groups=self._groups())
+
+    def own_key(self, key: jax.Array) -> jax.Array:
+        """Returns another key on each device of a group."""
+        if self.group_devices == 1:
+            return key
+        return jax.random.fold_in(key, jax.lax.axis_index(AXIS) % self.group_devices)
+
+    def _groups(self) -> list[list[int]] | None:
+        if self.num_groups == 1:
+            return None
+        return np.arange(self.num_devices).reshape(self.num_groups, -1).tolist()
+
+
+ONE_DEVICE = Placement()
+
+
+def place(num_seeds: int = 1, num_devices: int | None = None) -> Placement:
+    """Returns where a run's seeds go: as many groups as divide seeds and devices.
+
+    Args:
+      num_seeds: at least 1.
+      num_devices: of this process, the first ones; None takes all of all processes.
+    """
+    several = jax.process_count() > 1
+    count = num_devices or jax.device_count()
+    # A group within several processes would need collectives among some of them only.
+    groups = 1 if several else math.gcd(num_seeds, count)
+    local = jax.local_device_count() if several else count
+    return Placement(num_seeds, count, local, groups)
+
+
+def require_shares(placement: Placement, **sizes: int) -> None:
+    """Raises UserError where a size cannot be shared equally by a group's devices."""
+    devices = placement.group_devices
+    for field, size in sizes.items():
+        if size % devices:
+            raise UserError(
+                f"config.{field}: found {size}, expected a multiple of {devices}, "
+                "the number of devices that share it; change it, or show fewer "
+                "devices (CUDA_VISIBLE_DEVICES)"
+            )
+
+
+def _over_seeds(placement: Placement, function: Callable, in_axes, out_axes):
+    if placement.group_seeds == 1:
+        return function
+    return jax.vmap(function, in_axes, out_axes)
+
+
+def _over_devices(placement: Placement, function: Callable, in_axes, out, donate=()):
+    if placement.num_devices == 1:
+        return jax.jit(function, donate_argnums=donate)
+    return jax.pmap(
+        function,
+        AXIS,
+        in_axes=in_axes,
+        out_axes=out,
+        devices=_devices(placement),
+        donate_argnums=donate,
+    )
+
+
+def compile_replay(
+    placement: Placement, axes: PyTree, init_replay: Callable, add: Callable
+) -> tuple[Callable, Callable]:
+    """Returns `init` and `store` of replay buffers on all devices, state donated.
+
+    Args:
+      placement: from `place`.
+      axes: which leaves of the state differ between seeds, as `in_axes` of vmap.
+      init_replay: `(capacity, obs_dim, flat_action_dim, offline) -> state` of one seed
+        on one device, which gets all of the offline transitions.
+      add: `(state, transitions) -> state`.
+
+    Returns:
+      `init`, called as `init_replay` with the capacity of all of a seed's devices, and
+      `store(state, transitions per seed) -> state`, each a tree of NumPy arrays.
+    """
+
+    def init(capacity, obs_dim, flat_action_dim, offline=None):
+        shard = -(-capacity // placement.group_devices)
+        if placement.lead == ():
+            return init_replay(shard, obs_dim, flat_action_dim, offline)
+
+        def init_one(_, offline):
+            return init_replay(shard, obs_dim, flat_action_dim, offline)
+
+        init_all = _over_seeds(placement, init_one, (0, None), axes)
+        init_all = _over_devices(placement, init_all, (0, None), 0)
+        return init_all(np.zeros(placement.lead), offline)
+
+    add_all = _over_seeds(placement, add, (axes, 0), axes)
+    store = _over_devices(placement, add_all, (0, 0), 0, (0,))
+    return init, lambda state, fresh: store(state, placement.share(fresh))
+
+
+class Learning(NamedTuple):
+    """The compiled functions of learners; states are donated.
+
+    What is said to be per seed is a sequence with one entry a seed.
+    """
+
+    replicate: Callable  # tree -> the same on all devices
+    put: Callable  # trees, one a seed -> one, spread, as `update` takes and gives it
+    # (learner, data, policy_params, keys per seed, env_steps) -> (learner, metrics)
+    update: Callable
+    # (learner, policy_params, obs, key, seeds, chunk_index, all per seed, env_steps)
+    # -> (chunks, metrics)
+    act: Callable
+
+
+def compile_learning(
+    placement: Placement, data_axes: PyTree, *, update: Callable, act: Callable
+) -> Learning:
+    """Returns the functions of `Learning` from those of one seed on one device.
+
+    Outputs are as `Placement.collect` takes them once they are fetched.
+
+    Args:
+      placement: from `place`.
+      data_axes: which leaves of `data` differ between seeds, as `in_axes` of vmap.
+      update: `(learner, data, policy_params, key, env_steps) -> (learner, metrics)`,
+        the training call, which averages with `placement.average`.
+      act: `(learner, policy_params, obs, key, seeds, chunk_index, env_steps) ->
+        (chunk, metrics)`.
+    """
+    spread = 0 if placement.num_groups > 1 else None  # pmap's axis of what is spread
+
+    def update_shard(learner, data, policy_params, key, env_steps):
+        key = placement.own_key(key)
+        return update(learner, data, policy_params, key, env_steps)
+
+    axes = (0, data_axes, None, 0, None)
+    update_all = _over_seeds(placement, update_shard, axes, (0, 0))
+    axes = (spread, 0, None, spread, None)
+    update_all = _over_devices(placement, update_all, axes, (spread, spread), (0,))
+
+    def call_update(learner, data, policy_params, keys, env_steps):
+        # of several processes pmap takes arrays only
+        inputs = placement.spread(keys), np.int32(env_steps)
+        return update_all(learner, data, policy_params, *inputs)
+
+    axes = (0, None, 0, 0, 0, 0, None)
+    act_all = _over_seeds(placement, act, axes, (0, 0))
+    if placement.num_groups > 1:  # each group for its own seeds
+        act_all = _over_devices(placement, act_all, axes, (0, 0))
+    else:  # the first device alone
+        act_all = jax.jit(act_all)
+
+    def call_act(learner, policy_params, obs, key, seeds, chunk_index, env_steps):
+        if placement.num_groups == 1:
+            learner, policy_params = local(learner), local(policy_params)
+        inputs = map(placement.spread, (obs, key, seeds, chunk_index))
+        return act_all(learner, policy_params, *inputs, env_steps)
+
+    replicate = _make_replicate(placement)
+    put = replicate
+    if placement.num_groups > 1:
+        put = _over_devices(placement, lambda tree: tree, 0, 0)
+    return Learning(
+        replicate=replicate,
+        put=lambda per_seed: put(placement.spread(per_seed)),
+        update=call_update,
+        act=call_act,
+    )
+
+
+def _make_replicate(placement: Placement) -> Callable[[PyTree], PyTree]:
+    if placement.num_devices == 1:
+        return jax.device_put
+    copy = jax.pmap(
+        lambda _, tree: tree,
+        AXIS,
+        in_axes=(0, None),
+        out_axes=None,
+        devices=_devices(placement),
+    )
+    return lambda tree: copy(np.zeros(placement.num_local), tree)
+
+
+def _devices(placement: Placement) -> list[jax.Device] | None:
+    """The first devices of this process; None, all, in a run of several processes."""
+    if jax.process_count() > 1:
+        return None
+    return jax.local_devices()[: placement.num_devices]
+
+
+def local(replicated: PyTree) -> PyTree:
+    """Returns the first device's copy of what all devices have, without copying it."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), replicated)

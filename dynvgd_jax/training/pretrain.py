@@ -1,0 +1,271 @@
+"""Trains a base diffusion policy on demonstrations and evaluates it as it goes."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from dynvgd_jax.core.config_check import (
+    CHOICES,
+    COUNT_END,
+    check_choice,
+    check_range,
+    get_field,
+)
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.normalize import Normalization
+from dynvgd_jax.core.types import VectorEnv
+from dynvgd_jax.demos.dataset import Dataset, load_dataset, split_chunks
+from dynvgd_jax.diffusion import cloning
+from dynvgd_jax.diffusion.network import DiffusionMLP
+from dynvgd_jax.diffusion.policy import Policy, decode_eps_fn, save_policy
+from dynvgd_jax.diffusion.sampler import ddim_decode
+from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
+from dynvgd_jax.envs.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.runs.metrics import MetricsLog
+from dynvgd_jax.runs.report import Progress, Summary, print_results, summarise
+from dynvgd_jax.steering.vgd import START_NOISES, start_noise
+from dynvgd_jax.training.make_env import robosuite_env
+
+# Uses of the run's key.
+INIT_KEY, TRAIN_KEY, VALIDATION_KEY = range(3)
+POLICY, SNAPSHOTS = "policy", "snapshots"
+
+MakeEnv = Callable[[int, Normalization], VectorEnv]
+
+
+def pretrain(
+    config: ConfigDict, workdir: str | Path, make_env: MakeEnv | None = None
+) -> list[Summary]:
+    """Runs one pre-training and returns its evaluations in order.
+
+    The policy, the running mean of the weights, is written to `workdir/policy`, and
+    to `workdir/snapshots/<gradient steps>` at each evaluation before the last.
+
+    Args:
+      config: as `configs/can_pretrain.py` describes.
+      workdir: new folder for everything that the run writes.
+      make_env: (number of environments, normalisation) -> environments, where they
+        are not robosuite's.
+
+    Raises:
+      UserError: bad configuration or demonstrations, the folder is taken, or the loss
+        is no longer finite.
+    """
+    check_config(config)
+    data = load_dataset(config.dataset, config.task)
+    make_env = make_env or functools.partial(robosuite_env, config)
+    run = _Run(config, Path(workdir), data, make_env)
+    try:
+        run.learn()
+    finally:
+        run.close()
+    if run.summaries:
+        print_results(run.summaries)
+    return run.summaries
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError where a pre-training configuration makes no sense."""
+    ranges = {
+        "seed": (0, 2**31 - 1),
+        "num_steps": (1, COUNT_END),
+        "num_train_timesteps": (2, 100_000),
+        "batch_size": (1, COUNT_END),
+        "chunk_len": (1, 1000),
+        "learning_rate": (0.0, 1.0),
+        "min_learning_rate": (0.0, 1.0),
+        "weight_decay": (0.0, 1.0),
+        "warmup_steps": (0, COUNT_END),
+        "ema_decay": (0.0, 1.0),
+        "ema_every_steps": (1, COUNT_END),
+        "ema_start_step": (0, COUNT_END),
+        "validation_share": (0.0, 0.9),
+        "log.every_steps": (1, COUNT_END),
+        "eval.episodes": (0, COUNT_END),
+        "eval.every_steps": (1, COUNT_END),
+        "eval.num_envs": (1, 4096),
+        "eval.seed": (0, 2**31 - 1),
+        "eval.ddim_steps": (1, config.get("num_train_timesteps", 1)),
+    }
+    missing = [f for f in ranges if f.split(".")[0] not in config]
+    if missing:
+        raise UserError(
+            f"found no config.{missing[0]}, expected a pre-training configuration; "
+            "start from configs/can_pretrain.py"
+        )
+    for field, bounds in ranges.items():
+        check_range(field, get_field(config, field), *bounds)
+    check_choice("task", config.task, CHOICES["task"])
+    check_choice("eval.noise", config.eval.noise, START_NOISES)
+
+
+class _Run:
+    """One run's state: weights on the device, environments, files."""
+
+    def __init__(
+        self, config: ConfigDict, workdir: Path, data: Dataset, make_env: MakeEnv
+    ):
+        self.config, self.workdir, self.data = config, workdir, data
+        training, validation = split_chunks(
+            data, config.chunk_len, config.validation_share, config.seed
+        )
+        self.schedule = cosine_schedule(config.num_train_timesteps)
+        self.network = _build_network(config, data)
+        self.env = None
+        if config.eval.episodes:  # first, because a misfit should not wait for XLA
+            num_envs = min(config.eval.num_envs, config.eval.episodes)
+            self.env = make_env(num_envs, data.normalization)
+            sizes = (self.env.obs_dim, self.env.action_dim, self.env.chunk_len)
+            self._policy(None, {}).require_fit(*sizes)
+        fields = (field.name for field in dataclasses.fields(cloning.Recipe))
+        self.recipe = cloning.Recipe(**{name: config[name] for name in fields})
+        key = jax.random.key(config.seed)
+        init_key, self.train_key, validation_key = (
+            jax.random.fold_in(key, use)
+            for use in (INIT_KEY, TRAIN_KEY, VALIDATION_KEY)
+        )
+        self.state = cloning.init_state(self.network, self.recipe, init_key)
+        self.chunks = jax.device_put(training)
+        self.validate = None
+        if validation is not None:
+            self.validate = cloning.make_validation(
+                self.network, self.schedule, validation, validation_key
+            )
+        self.decode = self._make_decode()
+        self.log = MetricsLog(workdir, config)
+        self.progress = Progress(config.num_steps, unit="gradient steps")
+        self.progress.__enter__()
+        self.success: float | None = None
+        self.summaries: list[Summary] = []
+
+    def close(self) -> None:
+        """Ends the environments' threads and closes the files."""
+        self.progress.__exit__(None, None, None)
+        self.log.close()
+        if self.env is not None:
+            self.env.close()
+
+    def learn(self) -> None:
+        """Takes all gradient steps; evaluates and saves on the way and at the end."""
+        config, step, metrics = self.config, 0, {}
+        self.progress.message(
+            f"{len(self.data.lengths)} trajectories, {len(self.chunks.starts):,} "
+            f"training chunks, "
+            f"{sum(p.size for p in jax.tree.leaves(self.state.params)):,} weights"
+        )
+        while step < config.num_steps:
+            stops = [
+                (step // every + 1) * every
+                for every in (config.log.every_steps, config.eval.every_steps)
+            ]
+            stop = min(*stops, config.num_steps)
+            statics = (self.network, self.schedule.num_train_timesteps, self.recipe)
+            arguments = (self.state, self.train_key, self.chunks, stop - step)
+            self.state, loss = _update(*statics, *arguments)
+            step = stop
+            metrics = self._log(step, loss)
+            last = step == config.num_steps
+            if last or step % config.eval.every_steps == 0:
+                metrics |= self._evaluate(step)
+                folder = Path(POLICY) if last else Path(SNAPSHOTS, str(step))
+                save_policy(
+                    self.workdir / folder, self._policy(self.state.ema_params, metrics)
+                )
+            self.progress.update(step, success=self.success, stage=_stage(metrics))
+
+    def _log(self, step: int, loss: jax.Array) -> dict[str, float]:
+        values = {"pretrain/loss": float(loss)}
+        if self.validate is not None:
+            values["pretrain/validation_loss"] = float(
+                self.validate(self.state.ema_params)
+            )
+        broken = [name for name, value in values.items() if not np.isfinite(value)]
+        if broken:
+            raise UserError(
+                f"pre-training diverged: {', '.join(broken)} not finite after {step:,} "
+                "gradient steps; lower learning_rate"
+            )
+        self.log.scalars(step, values)
+        return {"gradient_steps": step} | values
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """Success of the mean weights on the fixed seeds; nothing without episodes."""
+        if self.env is None:
+            return {}
+        config = self.config.eval
+        results = evaluate(
+            self.env,
+            functools.partial(self.decode, self.state.ema_params),
+            evaluation_seeds(config.seed, config.episodes),
+        )
+        summary = summarise(step, f"base/{config.noise}", results)
+        self.summaries.append(summary)
+        self.log.episodes(step, summary.policy, results)
+        self.success = summary.success_chunk / summary.episodes
+        values = {
+            "eval/success_rate": self.success,
+            "eval/success_any_rate": summary.success_any / summary.episodes,
+            "eval/reward": summary.mean_return,
+            "eval/timesteps": summary.mean_length,
+        }
+        self.log.scalars(step, values)
+        return values | {"eval/episodes": summary.episodes}
+
+    def _policy(self, params, metrics: dict[str, float]) -> Policy:
+        return Policy(
+            network=self.network,
+            params=params,
+            schedule=self.schedule,
+            normalization=self.data.normalization,
+            task=self.config.task,
+            metadata={
+                "dataset": self.data.source,
+                "trajectories": len(self.data.lengths),
+                "config": self.config.to_dict() | {"dataset": self.data.source["file"]},
+                "metrics": metrics,
+            },
+        )
+
+    def _make_decode(self):
+        config = self.config.eval
+        schedule = ddim_schedule(self.schedule, config.ddim_steps)
+        shape = (self.network.chunk_len, self.network.action_dim)
+        key = jax.random.key(config.seed)
+
+        @jax.jit
+        def decode(params, obs, seeds, chunk_index):
+            noise = start_noise(config.noise, key, seeds, chunk_index, shape)
+            eps_fn = decode_eps_fn(self.network, params)
+            return ddim_decode(eps_fn, schedule, noise, obs)[0]
+
+        return decode
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def _update(network, num_train_timesteps, recipe, state, key, chunks, num_steps):
+    # At module level: runs that differ in data and seed only share the compilation.
+    schedule = cosine_schedule(num_train_timesteps)
+    return cloning.make_update(network, schedule, recipe)(state, key, chunks, num_steps)
+
+
+def _build_network(config: ConfigDict, data: Dataset) -> DiffusionMLP:
+    try:
+        return DiffusionMLP(
+            obs_dim=data.obs.shape[1],
+            action_dim=data.actions.shape[1],
+            chunk_len=config.chunk_len,
+            **config.network.to_dict(),
+        )
+    except ValueError as error:
+        raise UserError(f"config.network: {error}") from error
+
+
+def _stage(metrics: dict[str, float]) -> str:
+    loss = metrics.get("pretrain/validation_loss", metrics["pretrain/loss"])
+    kind = "validation" if "pretrain/validation_loss" in metrics else "training"
+    return f"{kind} loss {loss:.4f}"

@@ -1,0 +1,178 @@
+"""The published numbers in configs/, and what a configuration may not say."""
+
+import importlib
+
+import pytest
+from ml_collections import ConfigDict
+
+from dynvgd_jax.core import config_check
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.training.resume import CHANGEABLE
+
+TRAIN_CONFIGS = [
+    "can_ddim4",
+    "can_ddim8",
+    "square_ddim4",
+    "square_ddim8",
+    "lift_ddim8",
+    "transport_ddim10",
+]
+
+
+PRESETS = ("quick", "hour", "published_quick")
+
+
+def load(name, preset=""):
+    return importlib.import_module(f"configs.{name}").get_config(preset)
+
+
+@pytest.mark.parametrize("name", TRAIN_CONFIGS)
+@pytest.mark.parametrize("preset", ["", *PRESETS])
+def test_every_configuration_is_valid(name, preset, tmp_path):
+    config = load(name, preset)
+    if config.task == "transport":
+        (tmp_path / "policy.json").touch()
+        config.base_policy = str(tmp_path)
+    config_check.check_train(config)
+    assert name == f"{config.task}_ddim{config.ddim_steps}"
+
+
+# (lambda, last_k, lr, batch, UTD, gamma, envs, first rollouts in vector steps)
+PUBLISHED = {
+    "can_ddim4": (0.005, 3, 5e-4, 512, 20, 0.999, 8, 1501),
+    "can_ddim8": (0.005, 3, 5e-4, 512, 20, 0.999, 8, 1501),
+    "square_ddim4": (0.005, 2, 5e-4, 512, 20, 0.999, 8, 2001),
+    "square_ddim8": (0.005, 3, 5e-4, 512, 20, 0.999, 8, 2001),
+    "lift_ddim8": (0.005, 3, 3e-4, 512, 30, 0.99, 4, 1501),
+    "transport_ddim10": (0.0008, 3, 3e-4, 1024, 20, 0.99, 4, 20001),
+}
+
+
+@pytest.mark.parametrize("name", TRAIN_CONFIGS)
+def test_published_numbers(name):
+    c = load(name)
+    chunk_len = 8 if c.task == "transport" else 4
+    control_steps_per_vector_step = c.num_envs * chunk_len
+    assert PUBLISHED[name] == (
+        c.guidance.scale,
+        c.guidance.last_k,
+        c.learning_rate,
+        c.batch_size,
+        c.utd,
+        c.gamma,
+        c.num_envs,
+        c.first_rollout_env_steps / control_steps_per_vector_step,
+    )
+    assert c.eval.every_env_steps == 1000 * control_steps_per_vector_step
+    assert (c.total_env_steps, c.replay.capacity) == (20_000_000, 10_000_000)
+    assert (c.critic.num, c.critic.width, c.critic.depth) == (4, 2048, 3)
+    assert (c.guidance.beta, c.guidance.c_local, c.guidance.c_global) == (1, 5, 100)
+    assert c.guidance.time_anneal == "linear"  # what ran, not what the YAML says
+    assert (c.target_n_step, c.end_at_success) == (1, False)
+    assert not c.bootstrap_at_time_limit and c.critic.action_noise == 0
+    assert c.critic.initial_value == 0
+    assert c.explore.noises == () and c.explore.hold_chunks == (1,)
+    assert c.guidance.candidates == 1 and c.guidance.critics == "current"
+    assert (c.guidance.first_k, c.guidance.point) == (0, "decoded")
+
+
+def test_published_quick_changes_sizes_but_not_the_method():
+    full, quick = load("square_ddim8"), load("square_ddim8", "published_quick")
+    assert quick.total_env_steps == 128_000 and quick.critic.width == 256
+    assert quick.guidance == full.guidance and quick.ddim_steps == full.ddim_steps
+    assert quick.explore == full.explore and quick.target_n_step == 1
+
+
+@pytest.mark.parametrize("name", TRAIN_CONFIGS)
+def test_hour_goes_on_where_quick_ends(name):
+    """What differs may be changed when a run is resumed."""
+    quick, hour = load(name, "quick"), load(name, "hour")
+    names = config_check.field_names(quick)
+    differ = [
+        n
+        for n in names
+        if config_check.get_field(quick, n) != config_check.get_field(hour, n)
+    ]
+    assert "total_env_steps" in differ
+    assert all(n.startswith(CHANGEABLE) for n in differ), differ
+    assert hour.guidance.first_k * 2 == hour.ddim_steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "stack"}, r"config.task: found 'stack', expected one of lift, can"),
+        ({"guidance.time_anneal": "of"}, "did you mean 'off'"),
+        (
+            {"ddim_steps": 0},
+            "config.ddim_steps: found 0, expected a number from 1 to 100",
+        ),
+        ({"ddim_steps": 2}, "last_k: found 3, expected at most ddim_steps = 2"),
+        ({"gamma": 1.01}, "config.gamma: found 1.01"),
+        ({"gamma": float("nan")}, "config.gamma: found nan"),
+        ({"num_envs": 0}, "config.num_envs"),
+        ({"explore.noises": ("gauss",)}, "explore.noises: found 'gauss'"),
+        ({"explore.hold_chunks": ()}, "hold_chunks: found none"),
+        ({"explore.hold_chunks": (1, 0)}, "hold_chunks: found 0, expected a number"),
+        ({"explore.hold_chunks": ("a",)}, "hold_chunks: found 'a', expected a number"),
+        ({"guidance.first_k": 5}, "first_k: found 5, expected 0 .* or 6 to 8"),
+        ({"guidance.last_k": 0, "guidance.first_k": 9}, "found 9, expected 0 .* 1 to"),
+        ({"guidance.point": "z"}, "guidance.point: found 'z'"),
+        ({"guidance.candidates": 0}, "candidates: found 0"),
+        ({"critic.action_noise": -1.0}, "action_noise: found -1.0"),
+        ({"critic.initial_value": float("inf")}, "initial_value: found inf"),
+        ({"target_n_step": 0}, "target_n_step: found 0, expected a number from 1"),
+        ({"target_n_step": 5, "replay.memory": "host"}, "found 5, expected 1 with"),
+        ({"guidance.point": "estimat"}, "did you mean 'estimate'"),
+        ({"total_env_steps": 2**31}, "config.total_env_steps: found 2147483648"),
+        ({"eval.noises": ()}, "at least one"),
+        ({"eval.noises": ("gauss",)}, "config.eval.noises: found 'gauss'"),
+        ({"eval.noises": ("randn",)}, "same noise"),
+        ({"total_env_steps": 1000}, "more than first_rollout_env_steps = 48032"),
+        ({"task": "transport"}, "no built-in transport policy"),
+        ({"base_policy": "/nowhere"}, "no folder '/nowhere'"),
+        ({"base_policy": "/"}, "holds no policy.json"),
+        (
+            {"replay.offline_dataset": "x.npz", "replay.offline_share": 0.0},
+            "offline_share: found 0.0, expected at least",
+        ),
+        ({"seed": "a"}, "config.seed: found 'a', expected int"),
+        ({"guidance.lambda": 1.0}, "nearest is config.guidance."),
+    ],
+)
+def test_nonsense_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        config_check.check_train(config_check.set_fields(load("can_ddim8"), changes))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda c: c["critic"].pop("width"), "config.critic.width: missing"),
+        (lambda c: c.pop("guidance"), "config.guidance.time_anneal: missing"),
+        (lambda c: c.update(critic=3), "config.critic.num: missing"),
+        (lambda c: c.update(gamma="high"), "config.gamma: found 'high'"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(spoil, message):
+    fields = load("can_ddim8").to_dict()
+    spoil(fields)
+    with pytest.raises(UserError, match=message):
+        config_check.check_train(ConfigDict(fields))
+
+
+def test_names_of_choices_are_those_of_the_code():
+    from dynvgd_jax.core.precision import PRECISIONS
+    from dynvgd_jax.envs.robosuite.tasks import TASKS
+    from dynvgd_jax.steering.guidance import ANNEALS, POINTS, REDUCERS
+    from dynvgd_jax.steering.vgd import GUIDING_CRITICS, START_NOISES
+
+    choices = config_check.CHOICES
+    assert set(choices["task"]) == set(TASKS)
+    assert set(choices["guidance.time_anneal"]) == set(ANNEALS)
+    assert set(choices["precision"]) == set(PRECISIONS)
+    assert set(choices["guidance.reduce"]) == set(REDUCERS)
+    assert set(choices["target_reduce"]) == set(REDUCERS)
+    assert set(choices["acting_noise"]) == set(START_NOISES)
+    assert set(choices["guidance.point"]) == set(POINTS)
+    assert set(choices["guidance.critics"]) == set(GUIDING_CRITICS)

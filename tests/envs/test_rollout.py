@@ -1,0 +1,218 @@
+"""Episode book-keeping against a scripted environment, worked by hand."""
+
+import numpy as np
+import pytest
+
+from dynvgd_jax.core.types import ChunkResult
+from dynvgd_jax.envs.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.envs.rollout import (
+    EVAL_STREAM,
+    TRAIN_STREAM,
+    Collector,
+    chunk_reward,
+    episode_seed,
+    max_chunks,
+)
+from tests.support.reach import LazyEnv, ReachEnv
+
+
+class ScriptedEnv(LazyEnv):
+    """Successes per control step come from a table; obs tells seed and chunk."""
+
+    obs_dim, action_dim, chunk_len = 2, 1, 2
+
+    def __init__(self, num_envs, success, max_steps, fault_at=None):
+        self.num_envs, self.success = num_envs, np.asarray(success, bool)
+        self.max_episode_env_steps, self.fault_at = max_steps, fault_at
+        self.seed = np.zeros(num_envs, int)
+        self.chunk = np.zeros(num_envs, int)
+        self.stepped = []
+
+    def _obs(self, indices):
+        return np.stack([self.seed[indices], self.chunk[indices]], 1).astype(np.float32)
+
+    def reset(self, indices, seeds):
+        self.seed[indices], self.chunk[indices] = seeds, 0
+        return self._obs(indices)
+
+    def step(self, indices, actions):
+        self.stepped.append(list(indices))
+        success = self.success[self.chunk[indices]]
+        fault = self.chunk[indices] == self.fault_at
+        self.chunk[indices] += 1
+        return ChunkResult(
+            self._obs(indices), success.astype(np.float32), success, fault
+        )
+
+    def close(self):
+        pass
+
+
+def still(obs, seeds, chunk_index):
+    return np.zeros((len(obs), 2, 1), np.float32)
+
+
+def test_chunk_reward_by_hand():
+    # (0-1) + (1-1) = -1; both successful: 0; none: -2.
+    reward = np.array([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    np.testing.assert_array_equal(chunk_reward(reward, 1.0), [-1.0, 0.0, -2.0])
+    assert chunk_reward(reward, 1.0).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("table", "any_step", "whole_chunk", "episode_return"),
+    [
+        ([[0, 0], [0, 0], [0, 0]], False, False, -6),
+        ([[0, 0], [0, 1], [1, 0]], True, False, -4),  # two in a row, never a chunk
+        ([[0, 0], [1, 1], [0, 0]], True, True, -4),
+    ],
+)
+def test_both_definitions_of_success(table, any_step, whole_chunk, episode_return):
+    env = ScriptedEnv(1, table, max_steps=6)
+    (result,) = evaluate(env, still, np.array([5], np.uint32))
+    assert result == (5, any_step, whole_chunk, episode_return, 6, False)
+
+
+def test_time_limit_inside_a_chunk_lets_the_chunk_finish():
+    env = ScriptedEnv(1, [[0, 0]] * 3, max_steps=5)
+    assert max_chunks(env) == 3
+    (result,) = evaluate(env, still, np.array([5], np.uint32))
+    assert result.length == 6
+
+
+def test_a_fault_fails_the_episode_and_leaves_the_others_alone():
+    env = ScriptedEnv(2, [[1, 1]] * 3, max_steps=6)
+    env.fault_at = 1
+    original = env.step
+
+    def only_first_faults(indices, actions):
+        result = original(indices, actions)
+        return result._replace(fault=result.fault & (np.asarray(indices) == 0))
+
+    env.step = only_first_faults
+    broken, sound = evaluate(env, still, np.array([5, 6], np.uint32))
+    assert (broken.fault, broken.success_chunk, broken.length) == (True, False, 4)
+    assert (sound.fault, sound.success_chunk, sound.length) == (False, True, 6)
+    assert env.stepped == [[0, 1], [0, 1], [1]]
+
+
+def test_last_wave_is_padded_but_not_executed():
+    env = ScriptedEnv(3, [[0, 0]], max_steps=2)
+    rows = []
+
+    def act(obs, seeds, chunk_index):
+        rows.append(len(obs))
+        return still(obs, seeds, chunk_index)
+
+    results = evaluate(env, act, np.arange(4, dtype=np.uint32))
+    assert [r.seed for r in results] == [0, 1, 2, 3]
+    assert rows == [3, 3] and env.stepped == [[0, 1, 2], [0]]
+
+
+def test_results_do_not_depend_on_how_many_run_side_by_side():
+    def act(obs, seeds, chunk_index):
+        way = obs[:, 2:] - obs[:, :2]
+        noise = np.stack(
+            [
+                np.random.default_rng([s, c]).normal(size=2)
+                for s, c in zip(seeds, chunk_index, strict=True)
+            ]
+        )
+        return np.repeat((way + noise)[:, None], 4, axis=1)
+
+    seeds = evaluation_seeds(seed=3, episodes=11)
+    assert len(set(seeds)) == 11
+    two, five, many = (evaluate(ReachEnv(n), act, seeds) for n in (2, 5, 11))
+    assert two == five == many
+
+
+def test_training_and_evaluation_never_share_an_episode():
+    train = {episode_seed(TRAIN_STREAM, 0, i) for i in range(1000)}
+    held_out = {episode_seed(EVAL_STREAM, 0, i) for i in range(1000)}
+    assert len(train) == len(held_out) == 1000 and not train & held_out
+    assert max(train | held_out) < 2**31
+
+
+def test_collector_stores_terminal_observation_and_resets():
+    env = ScriptedEnv(2, [[0, 1], [1, 1]], max_steps=4)
+    collector = Collector(env, run_seed=7, reward_offset=1.0)
+    seeds = [episode_seed(TRAIN_STREAM, 7, i) for i in range(4)]
+    np.testing.assert_array_equal(
+        collector.obs, np.float32([[s, 0] for s in seeds[:2]])
+    )
+    chunks = np.full((2, 2, 1), 0.5, np.float32)
+
+    first, ended = collector.step(chunks)
+    assert not ended and not first.done.any()
+    np.testing.assert_array_equal(first.reward, [-1, -1])
+    np.testing.assert_array_equal(first.action, [[0.5, 0.5], [0.5, 0.5]])
+    np.testing.assert_array_equal(first.next_obs[:, 1], [1, 1])
+
+    second, ended = collector.step(chunks)
+    np.testing.assert_array_equal(second.done, [1, 1])
+    np.testing.assert_array_equal(second.reward, [0, 0])
+    # The stored next observation is the terminal one (chunk 2), the books go on with
+    # the next two episodes.
+    np.testing.assert_array_equal(second.next_obs[:, 1], [2, 2])
+    np.testing.assert_array_equal(
+        collector.obs, np.float32([[s, 0] for s in seeds[2:]])
+    )
+    assert [(r.seed, r.length, r.success_chunk) for r in ended] == [
+        (seeds[0], 4, True),
+        (seeds[1], 4, True),
+    ]
+    np.testing.assert_array_equal(collector.books.chunks, [0, 0])
+
+
+def test_collector_ends_an_episode_at_a_fault():
+    env = ScriptedEnv(1, [[1, 1], [1, 1], [1, 1]], max_steps=6, fault_at=0)
+    collector = Collector(env, run_seed=0, reward_offset=1.0)
+    transition, (result,) = collector.step(np.zeros((1, 2, 1)))
+    assert transition.done[0] == 1 and result.fault and not result.success_any
+    assert collector.books.episode[0] == 1
+
+
+def test_episode_seeds_do_not_depend_on_the_number_of_environments():
+    played = {}
+    for num_envs in (1, 2, 4):
+        env = ScriptedEnv(num_envs, [[0, 0]], max_steps=2)
+        collector = Collector(env, run_seed=1, reward_offset=1.0)
+        seeds = []
+        for _ in range(8 // num_envs):
+            seeds += [r.seed for r in collector.step(np.zeros((num_envs, 2, 1)))[1]]
+        played[num_envs] = seeds
+    assert played[1] == played[2] == played[4]
+
+
+@pytest.mark.parametrize("end_at_success", [False, True])
+def test_success_ends_a_training_episode_only_where_it_shall(end_at_success):
+    env = ScriptedEnv(1, [[0, 1], [1, 1], [1, 1]], max_steps=6)
+    collector = Collector(env, 0, reward_offset=1.0, end_at_success=end_at_success)
+    steps = [collector.step(np.zeros((1, 2, 1), np.float32)) for _ in range(3)]
+    done = [transition.done[0] for transition, _ in steps]
+    # Half a chunk of success ends nothing; the second chunk is wholly successful.
+    assert done == ([0, 1, 0] if end_at_success else [0, 0, 1])
+    (ended,) = steps[1 if end_at_success else 2][1]
+    assert ended.success_chunk and ended.length == (4 if end_at_success else 6)
+    assert ended.episode_return == -1.0  # nothing is lost after success
+
+
+def test_a_time_limit_may_be_no_end_for_targets_but_is_one_for_the_episode():
+    env = ScriptedEnv(2, [[0, 0], [0, 0]], max_steps=4)
+    collector = Collector(env, 0, 1.0, bootstrap_at_time_limit=True)
+    chunk = np.zeros((2, 2, 1), np.float32)
+    for episodes in (2, 4):
+        first, none = collector.step(chunk)
+        last, ended = collector.step(chunk)
+        assert not none and len(ended) == 2
+        np.testing.assert_array_equal(collector.books.episode, [episodes, episodes + 1])
+        assert not first.done.any() and not last.done.any()
+        np.testing.assert_array_equal(last.next_obs[:, 1], [2, 2])
+        np.testing.assert_array_equal(collector.obs[:, 1], [0, 0])
+    # Success and faults remain ends.
+    for options in ({"success": [[1, 1]]}, {"success": [[0, 0]], "fault_at": 0}):
+        env = ScriptedEnv(1, max_steps=2, **options)
+        collector = Collector(
+            env, 0, 1.0, end_at_success=True, bootstrap_at_time_limit=True
+        )
+        assert collector.step(np.zeros((1, 2, 1)))[0].done[0] == 1

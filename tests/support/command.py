@@ -1,0 +1,55 @@
+"""Runs of the command line with toy environments, as processes of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = f"--config={ROOT}/configs/can_ddim8.py"
+
+
+def flags(config) -> list[str]:
+    """Returns the flags that turn configs/can_ddim8.py into `config`."""
+    from configs import can_ddim8
+    from dynvgd_jax.core.config_check import field_names, get_field
+
+    base = can_ddim8.get_config()
+    return [
+        f"--config.{name}={get_field(config, name)}"
+        for name in field_names(config)
+        if get_field(config, name) != get_field(base, name)
+    ]
+
+
+def environment(cache: Path, **variables) -> dict[str, str]:
+    """Returns variables under which all processes share compiled programs."""
+    shared = {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return os.environ | shared | {k: str(v) for k, v in variables.items()}
+
+
+def start(arguments, cache: Path, **variables) -> subprocess.Popen:
+    """Starts `launch.py` with toy environments; see tests/support/reach_launch.py."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.support.reach_launch", *arguments],
+        cwd=ROOT,
+        env=environment(cache, **variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(arguments, cache: Path, **variables) -> tuple[int, str, str]:
+    """Returns exit code, stdout and stderr of a run with toy environments."""
+    process = start(arguments, cache, **variables)
+    try:
+        output, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    return process.returncode, output, errors

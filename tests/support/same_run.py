@@ -1,0 +1,58 @@
+"""Whether two finished runs are the same, bit for bit."""
+
+import json
+
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dynvgd_jax.replay.log import ReplayLog
+from dynvgd_jax.runs import checkpoint
+from dynvgd_jax.runs.settings import read_config
+
+
+def scalars(folder):
+    """All TensorBoard points but the clock's."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {
+        name: [(p.step, p.value) for p in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+        if not name.startswith("time/")
+    }
+
+
+def notes_of(folder, steps):
+    return json.loads(
+        json.loads((folder / "resume" / f"{steps}.json").read_text())["notes"]
+    )
+
+
+def arrays(folder, steps):
+    """Everything of fixed size in a checkpoint, and the replay buffer's content."""
+    found = {}
+    for kind in ("checkpoints", "resume"):
+        place = folder / kind / str(steps)
+        leaves, _ = checkpoint._read_manifest(place)
+        read = checkpoint._read_arrays(place, leaves)
+        found |= {f"{kind}/{name}": value for name, value in read.items()}
+    capacity = read_config(folder).replay.capacity
+    log = ReplayLog(folder / "replay", capacity, notes_of(folder, steps)["segments"])
+    obs_dim = found["resume/obs"].shape[1]
+    rows = np.load(log.folder / log.segments[0]["name"])
+    flat_action_dim = rows.shape[1] - 2 * obs_dim - 2
+    found |= log.read((capacity,), obs_dim, flat_action_dim)._asdict()
+    return found | {"replay/total": log.total}
+
+
+def assert_equal_runs(found, expected):
+    """Compares learner, environments, replay, counters, eval.csv and scalars."""
+    last = read_config(expected).total_env_steps
+    assert scalars(found) == scalars(expected)
+    assert (found / "eval.csv").read_bytes() == (expected / "eval.csv").read_bytes()
+    want, got = arrays(expected, last), arrays(found, last)
+    assert want.keys() == got.keys() and any("env" in name for name in want)
+    for name, value in want.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+    notes, other = notes_of(found, last), notes_of(expected, last)
+    for name in ("pending", "recent", "summaries", "to_evaluate"):
+        assert notes[name] == other[name]

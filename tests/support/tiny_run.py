@@ -1,0 +1,49 @@
+"""A tiny training run in the toy environments of tests/support/reach.py."""
+
+import jax
+import numpy as np
+
+from configs import base
+from dynvgd_jax.core.normalize import Normalization
+from dynvgd_jax.diffusion.network import DiffusionMLP, init_params
+from dynvgd_jax.diffusion.policy import Policy, save_policy
+from dynvgd_jax.diffusion.schedule import cosine_schedule
+from tests.support.reach import ReachEnv
+
+VECTOR_STEP = 2 * ReachEnv.chunk_len
+
+
+def random_policy(folder, obs_dim=4):
+    network = DiffusionMLP(
+        obs_dim=obs_dim, action_dim=2, chunk_len=4, hidden_dims=(16, 16, 16)
+    )
+    ones = [np.ones(n, np.float32) for n in (obs_dim, 2)]
+    norm = Normalization(-ones[0], ones[0], -ones[1], ones[1])
+    params = init_params(network, jax.random.key(0))
+    save_policy(folder, Policy(network, params, cosine_schedule(20), norm, "reach"))
+    return folder
+
+
+def tiny(policy, **changes):
+    config = base.get_config()
+    config.base_policy = str(policy)
+    config.ddim_steps, config.guidance.last_k = 2, 1
+    config.num_envs = 2
+    config.first_rollout_env_steps = 10 * VECTOR_STEP
+    config.total_env_steps = 24 * VECTOR_STEP
+    config.utd, config.batch_size = 2, 16
+    config.critic.num, config.critic.width, config.critic.depth = 2, 16, 1
+    config.eval.episodes = config.eval.num_envs = 3
+    config.eval.every_env_steps = 12 * VECTOR_STEP
+    config.checkpoint.every_env_steps = 12 * VECTOR_STEP
+    config.log.every_env_steps = 4 * VECTOR_STEP
+    config.update_from_flattened_dict(changes)
+    return config.lock()
+
+
+# Several checkpoints, none of them where something is logged; the buffer's first
+# transitions are overwritten from vector step 16 on.
+MANY_CHECKPOINTS = {
+    "checkpoint.every_env_steps": 5 * VECTOR_STEP,
+    "replay.capacity": 30,
+}
