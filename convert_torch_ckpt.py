@@ -1,7 +1,7 @@
 r"""Converts PyTorch checkpoints of DPPO and VGD, and data sets; or back to PyTorch.
 
 A DPPO policy to a policy folder, for --config.base_policy:
-  python convert_torch_ckpt.py --policy=state_3000.pt --task=square \
+  python convert_torch_ckpt.py --policy=state_3000.pt --dppo_config=square.yaml \
       --normalization=normalization.npz --output=ckpts/square
 The critics of a VGD save to a run folder, for load_agent and --config.initial_critics:
   python convert_torch_ckpt.py --critic=ft_policy_100000_steps.zip \
@@ -14,12 +14,15 @@ What a file holds, and the way back:
   python convert_torch_ckpt.py --to_torch=ckpts/square --output=state.pt
   python convert_torch_ckpt.py --to_torch=runs/square_torch --output=critics.zip
 
---dppo_config=FILE.yaml gives what a policy's tensors cannot tell: task, T
-(--num_train_timesteps), --activation, and --ft_denoising_steps, which fine-tuned files
-need. docs/checkpoints.md explains all of it. Mistakes are answered with one line on
-stderr and exit code 2; nothing is written then.
+What a policy's tensors cannot tell comes from --dppo_config=FILE.yaml, from flags
+(--task, --num_train_timesteps, --activation, --ft_denoising_steps) or from `td20` and
+`tdf10` in the file's path; one line says which. For a data set, --filter_key=KEY takes
+some episodes of a robomimic file, and --task says which task it must be of.
+docs/checkpoints.md explains all of it. --version prints the program's version.
+Mistakes are answered with one line on stderr and exit code 2; nothing is written then.
 """
 
+import logging
 import os
 import re
 import sys
@@ -31,46 +34,34 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from absl import flags
 
-import launch
-from dynvgd_jax.core.config_check import CHOICES
+from dynvgd_jax.core import overrides
+from dynvgd_jax.core.command import asks_for, run_command, version_text
+from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.envs.base import task_names
 
-_CONFIG = re.compile(r"--?(no)?config(\.|=|$)")
+PROGRAM = "convert_torch_ckpt.py"
 JOBS = ("policy", "critic", "dataset", "inspect", "to_torch")
+PATHS = (*JOBS, "output", "normalization", "dppo_config")
+_CONFIG = re.compile(r"--?(no)?config(\.|=|$)")
 
 
 def main(argv: list[str]) -> int:
     """Runs the conversion that `argv` names and returns the exit code."""
-    if {"-h", "--help", "-help"} & set(argv[1:]):
-        print(__doc__)
-        return 0
-    own, config_arguments = _split(argv)
-    try:
-        _run(_parse(own), config_arguments)
-    except UserError as error:
-        text = " ".join(str(error).split())
-        print(f"convert_torch_ckpt.py: {text}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a full disk, or one that cannot be read
-        text = f"{error.filename or 'the output'}: {error.strerror or error}"
-        print(f"convert_torch_ckpt.py: {text}; nothing was written", file=sys.stderr)
-        return 2
-    return 0
+
+    def body() -> None:
+        if asks_for(argv, "--help", "-h"):
+            print(__doc__)
+        elif asks_for(argv, "--version"):
+            print(version_text())
+        else:
+            logging.basicConfig(format=f"{PROGRAM}: note: %(message)s")
+            _run(_parse(argv))
+
+    return run_command(PROGRAM, body, disk_note="nothing was written")
 
 
-def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Returns our own arguments, and those of a training run, launch.py's to parse."""
-    own, config_arguments = [], []
-    is_value = False  # of a bare --config just before
-    for argument in argv:
-        is_config = is_value or _CONFIG.match(argument) is not None
-        (config_arguments if is_config else own).append(argument)
-        is_value = not is_value and argument in ("-config", "--config")
-    return own, config_arguments
-
-
-def _parse(argv: list[str]) -> flags.FlagValues:
-    values = flags.FlagValues()
+def _define_flags(values: flags.FlagValues) -> None:
     options = {"flag_values": values}
     flags.DEFINE_string("policy", None, "DPPO's .pt file.", **options)
     flags.DEFINE_string("critic", None, "VGD's .zip file.", **options)
@@ -78,19 +69,26 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("inspect", None, "File to describe.", **options)
     flags.DEFINE_string("to_torch", None, "Folder to write for torch.", **options)
     flags.DEFINE_string("output", None, "New folder, or file.", **options)
-    flags.DEFINE_enum("task", None, CHOICES["task"], "Robosuite task.", **options)
+    flags.DEFINE_enum("task", None, task_names(), "Robosuite task.", **options)
     flags.DEFINE_string("dppo_config", None, "DPPO's YAML.", **options)
     flags.DEFINE_string("normalization", None, "DPPO's npz.", **options)
+    flags.DEFINE_string("filter_key", "", "Episodes of a dataset.", **options)
     flags.DEFINE_enum("weights", None, ("ema", "model"), "Which.", **options)
     flags.DEFINE_enum("activation", None, ("mish", "relu"), "Trunk.", **options)
     flags.DEFINE_integer("num_train_timesteps", None, "T.", 2, 10_000, **options)
     flags.DEFINE_integer("ft_denoising_steps", None, "Last steps.", 1, **options)
-    try:
-        surplus = values(argv)[1:]
-    except flags.Error as error:
-        raise UserError(str(error)) from error
-    if surplus:
-        raise UserError(f"found {surplus[0]!r}, expected only --flag=value arguments")
+
+
+def _parse(argv: list[str]) -> flags.FlagValues:
+    """The flags; with --critic also a training run's, its configuration as `config`."""
+    config = next((a for a in argv[1:] if _CONFIG.match(a)), None)
+    is_critic = any(re.match(r"--?critic(=|$)", a) for a in argv[1:])
+    if config and not is_critic:
+        raise UserError(f"found {config!r}, expected it with --critic only")
+    if config:
+        values = overrides.parse(argv, _define_flags)[1]
+    else:
+        values = _parse_plain(argv)
     jobs = [name for name in JOBS if values[name].value is not None]
     if len(jobs) != 1:
         found = " and ".join(f"--{name}" for name in jobs) or "none"
@@ -99,19 +97,32 @@ def _parse(argv: list[str]) -> flags.FlagValues:
         )
     if values.inspect is None and values.output is None:
         raise UserError(f"--{jobs[0]} needs --output=PATH, something that is not there")
-    if values.policy is not None and values.task is None and values.dppo_config is None:
-        raise UserError(
-            f"--policy needs --task, one of {', '.join(CHOICES['task'])}, or "
-            "--dppo_config; the file does not tell"
-        )
+    if values.critic is not None and not config:
+        overrides.split_config(argv)  # says which configurations there are
+    if values.filter_key and values.dataset is None:
+        raise UserError("--filter_key: found without --dataset, expected with it")
+    for name in PATHS:
+        text = values[name].value
+        if text is not None and not text.strip():
+            raise UserError(f"--{name}: found nothing, expected a path")
+        if text is not None:
+            values[name].value = str(expand(text))
     return values
 
 
-def _run(values: flags.FlagValues, config_arguments: list[str]) -> None:
-    if config_arguments and values.critic is None:
-        raise UserError(
-            f"found {config_arguments[0]!r}, expected it with --critic only"
-        )
+def _parse_plain(argv: list[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    _define_flags(values)
+    try:
+        surplus = values(overrides.with_flag_files(argv))[1:]
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    if surplus:
+        raise UserError(f"found {surplus[0]!r}, expected only --flag=value arguments")
+    return values
+
+
+def _run(values: flags.FlagValues) -> None:
     if values.inspect is not None:
         from dynvgd_jax.torch_weights.inspect import describe
 
@@ -121,10 +132,19 @@ def _run(values: flags.FlagValues, config_arguments: list[str]) -> None:
     elif values.dataset is not None:
         from dynvgd_jax.demos.convert import convert_dataset
 
-        text = convert_dataset(values.dataset, values.output, values.normalization)
+        text = convert_dataset(
+            values.dataset,
+            values.output,
+            values.normalization,
+            task=values.task,
+            filter_key=values.filter_key,
+        )
         print(f"wrote {values.output}: {text}")
     elif values.critic is not None:
-        _convert_critics(values, config_arguments)
+        from dynvgd_jax.torch_weights.run import convert_critics
+
+        lines = convert_critics(values.critic, values.output, values.config)
+        _report(values.output, lines)
     else:
         _convert_policy(values)
 
@@ -136,18 +156,6 @@ def _to_torch(values: flags.FlagValues) -> None:
         from dynvgd_jax.torch_weights.to_torch import write_torch as write
     write(values.to_torch, values.output)
     print(f"wrote {values.output}")
-
-
-def _convert_critics(values: flags.FlagValues, config_arguments: list[str]) -> None:
-    from dynvgd_jax.torch_weights.run import convert_critics
-
-    workdir = f"--workdir={values.output}"
-    config, *_ = launch.parse(["launch.py", *config_arguments, workdir])
-    if config.job != "train":
-        raise UserError(
-            f"--critic needs the --config of a training, found {config.job}"
-        )
-    _report(values.output, convert_critics(values.critic, values.output, config))
 
 
 def _convert_policy(values: flags.FlagValues) -> None:
@@ -169,8 +177,8 @@ def _convert_policy(values: flags.FlagValues) -> None:
 
 def _report(output: str, result) -> None:
     for note in result.notes:
-        print(f"convert_torch_ckpt.py: note: {note}", file=sys.stderr)
-    print(f"wrote {output}; largest difference to torch {result.difference:.1e}")
+        print(f"{PROGRAM}: note: {note}", file=sys.stderr)
+    print(f"wrote {output}; {result.agreement()}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How good and how multi-modal a base policy is.
 
-  python benchmarks/base_policy_modes.py --policy=builtin:can
+  python -m benchmarks.base_policy_modes --policy=builtin:can
 
 Prints, with 95 % Wilson intervals and for DDIM 8:
 - success with the start noises `randn` and `tanh_randn` (400 episodes each);
@@ -13,22 +13,19 @@ import argparse
 import functools
 import os
 import sys
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("MUJOCO_GL", "disabled")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
-from dynvgd_jax.diffusion.policy import load_policy
-from dynvgd_jax.envs.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.diffusion.policy_files import load_policy
 from dynvgd_jax.envs.robosuite.vector import RobosuiteVectorEnv
+from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
 from dynvgd_jax.runs.report import success_text
-from dynvgd_jax.steering.vgd import start_noise
+from dynvgd_jax.steering.noise import start_noise
 
 DDIM_STEPS = 8
 # Seeds of lists of episodes; training and its evaluation use 0 and up.

@@ -1,7 +1,7 @@
 """How long an evaluation takes, and what it finds, with each engine.
 
-    python benchmarks/evaluation.py --policy=builtin:can --episodes=200
-    python benchmarks/evaluation.py --engines=compiled,exact --episodes=400
+    python -m benchmarks.evaluation --policy=builtin:can --episodes=200
+    python -m benchmarks.evaluation --engines=compiled,exact --episodes=400
 
 Evaluates a base policy (DDIM 8, `randn` start noise) on the same episodes with each
 engine, in turns of 50 episodes, so that a drifting machine is fair to all. Prints the
@@ -12,23 +12,19 @@ one's time and its episodes with the last one's outcome.
 import argparse
 import json
 import os
-import sys
 import time
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("MUJOCO_GL", "disabled")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynvgd_jax.diffusion.policy import load_policy
-from dynvgd_jax.envs.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.diffusion.policy_files import load_policy
 from dynvgd_jax.envs.robosuite.vector import ENGINES, RobosuiteVectorEnv
+from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
 from dynvgd_jax.runs.report import success_text
-from dynvgd_jax.steering.vgd import start_noise
+from dynvgd_jax.steering.noise import start_noise
 
 TURN_EPISODES = 50
 

@@ -1,6 +1,6 @@
 """What guidance does to the success of trained critics, one change at a time.
 
-  python benchmarks/guidance.py runs/can_ddim8-quick-seed0 \
+  python -m benchmarks.guidance runs/can_ddim8-quick-seed0 \
       --variant guidance.scale=0 \
       --variant guidance.candidates=1 acting_noise=randn \
       --variant method=vgd
@@ -17,11 +17,8 @@ import argparse
 import json
 import os
 import sys
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("MUJOCO_GL", "disabled")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 import numpy as np
@@ -29,13 +26,13 @@ from rich.progress import track
 from rich.table import Table
 
 from dynvgd_jax.agent import load_agent
+from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.envs.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.envs import base as envs_base
+from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
 from dynvgd_jax.runs.report import episodes_text, print_table
 from dynvgd_jax.runs.settings import read_config
-from dynvgd_jax.training.make_env import env_for_policy
-from dynvgd_jax.training.placement import place
-from dynvgd_jax.training.programs import compile_programs
+from dynvgd_jax.steering.base import ActInputs
 
 SCALARS = ("weight_mean", "delta_norm", "delta_q", "candidate_gain")
 
@@ -57,14 +54,17 @@ def parse_fields(texts):
 def play(agent, env, seeds, label):
     """Returns whether each episode succeeded, and the mean of each `guide/*` scalar."""
     config = agent.config
-    act_one = compile_programs(config, agent.policy, place(1)).act_one
+    act_one = jax.jit(agent.method.act)
+    params = jax.device_put(agent.policy.params)
     key, scalars = jax.random.key(config.eval.seed), []
 
     def act(obs, seeds, chunk_index):
-        inputs = (obs, key, seeds, chunk_index, agent.env_steps)
-        chunk, metrics = act_one(agent.learner, *inputs)
-        scalars.append(metrics)
-        return np.asarray(chunk)
+        inputs = ActInputs(
+            obs, key, seeds, chunk_index, env_steps=agent.env_steps, evaluating=True
+        )
+        decision = act_one(agent.learner, params, inputs)
+        scalars.append(decision.metrics)
+        return np.asarray(decision.chunk)
 
     bar = iter(track(seeds, description=label, transient=True))
     results = evaluate(env, act, seeds, progress=lambda _: next(bar, None))
@@ -82,10 +82,16 @@ def require_one_task(runs):
         raise UserError(f"found {found}; expected runs of one task")
 
 
-def main(arguments=None, make_env=env_for_policy):
+def env_for_agent(agent, num_envs):
+    """Returns the environments of an agent's task."""
+    agent.policy.require_task(agent.config.task)
+    return envs_base.make_env(agent.config, agent.policy.normalization, num_envs)
+
+
+def main(arguments=None, make_env=env_for_agent):
     """Reads the command line, prints the table, returns success by variant and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("runs", nargs="+", type=expand)
     parser.add_argument("--variant", nargs="+", action="append", default=[])
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--num_envs", type=int, default=20)
@@ -107,7 +113,7 @@ def main(arguments=None, make_env=env_for_policy):
             fields = {"env.num_threads": options.num_threads}
             agent = load_agent(run, fields | parse_fields(variant))
             if env is None:
-                env = make_env(agent.config, agent.policy, options.num_envs)
+                env = make_env(agent, options.num_envs)
             seeds = evaluation_seeds(agent.config.eval.seed, options.episodes)
             won, means = play(agent, env, seeds, f"{label}, {run.name}")
             wins.append(won)

@@ -1,6 +1,6 @@
 """Speed and memory of the learner: the training call, and acting.
 
-    python benchmarks/learner.py [--tasks=can,square] [--ddim=4,8]
+    python -m benchmarks.learner [--tasks=can,square] [--ddim=4,8]
         [--sizes=published,small] [--rounds=5] [--utd=0] [--precision] [--clock=wall]
         [--json]
 
@@ -15,7 +15,7 @@ too long; 0 keeps the configuration's number.
 import argparse
 from collections.abc import Callable, Iterator
 
-from learner_setup import (
+from benchmarks.learner_setup import (
     CLOCKS,
     Case,
     Learner,
@@ -30,11 +30,11 @@ from learner_setup import (
 import jax
 import jax.numpy as jnp
 import numpy as np
-from learner_flops import Products, call_products, flops
 from ml_collections import ConfigDict
 
-from dynvgd_jax.agent import build_method
+from benchmarks.learner_flops import Products, call_products, flops
 from dynvgd_jax.core.precision import PRECISIONS
+from dynvgd_jax.steering.methods import build_method
 
 ACT_ENVS = (1, 8, 25)
 COMPARED_ACTIONS = 512  # random observations and noises
@@ -108,16 +108,16 @@ def act_rows(case: Case, calls: int, clock: Callable) -> Iterator[Row]:
     state = jax.jit(case.method.init)(jax.random.key(0))
     params = jax.device_put(case.policy.params)
     for num_envs in ACT_ENVS:
-        obs, noise = act_inputs(case.policy, num_envs)
+        inputs = act_inputs(case.policy, num_envs)
         begin = clock()
-        act = jax.jit(case.method.act).lower(state, params, obs, noise, 0).compile()
+        act = jax.jit(case.method.act).lower(state, params, inputs).compile()
         seconds = clock() - begin
         if num_envs == 8:
             yield "acting, 8 environments: trace and compile", seconds, "s"
         latencies = []
         for _ in range(calls + 1):
             begin = clock()
-            np.asarray(act(state, params, obs, noise, np.int32(0))[0])
+            np.asarray(act(state, params, inputs).chunk)
             latencies.append(1e3 * (clock() - begin))
         for share in (50, 99):
             value = float(np.percentile(latencies[1:], share))
@@ -127,13 +127,13 @@ def act_rows(case: Case, calls: int, clock: Callable) -> Iterator[Row]:
 def precision_rows(case: Case) -> Iterator[Row]:
     """Compares the actions of the other precisions with float32's, fresh critics."""
     state = jax.jit(case.method.init)(jax.random.key(0))
-    obs, noise = act_inputs(case.policy, COMPARED_ACTIONS)
+    inputs = act_inputs(case.policy, COMPARED_ACTIONS)
     chunks = {}
     for name in PRECISIONS:
         config = ConfigDict(case.config)
         config.precision = name
         act = jax.jit(build_method(config, case.policy).act)
-        chunks[name] = np.asarray(act(state, case.policy.params, obs, noise, 0)[0])
+        chunks[name] = np.asarray(act(state, case.policy.params, inputs).chunk)
     for name in PRECISIONS:
         if name != "float32":
             error = np.abs(chunks[name] - chunks["float32"])

@@ -21,17 +21,17 @@ from collections import Counter
 
 from ml_collections import ConfigDict
 
-from dynvgd_jax.agent import method_options
 from dynvgd_jax.diffusion.network import DiffusionMLP
 from dynvgd_jax.diffusion.policy import Policy
-from dynvgd_jax.steering.guidance import first_guided_step
+from dynvgd_jax.steering.guidance import guidance_options, guided_steps
 
 Products = Counter  # (m, k, n) -> how often
 
 
 def call_products(config: ConfigDict, policy: Policy) -> Products:
     """Returns the products of one training call of `config.utd` gradient steps."""
-    guided_from = first_guided_step(method_options(config).guidance, config.ddim_steps)
+    guidance = guidance_options(config, dynamic=True)
+    guided_from = guided_steps(guidance, config.ddim_steps).start
     last = config.ddim_steps - 1
     guided = range(guided_from, config.ddim_steps)
     evaluations = sum(1 + (last - k) + (k < last) for k in guided)

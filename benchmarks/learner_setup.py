@@ -4,24 +4,24 @@ import argparse
 import importlib
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dynvgd_jax.agent import build_method
 from dynvgd_jax.core.types import Transition
-from dynvgd_jax.diffusion.policy import Policy, load_policy
-from dynvgd_jax.replay import ring as replay_lib
-from dynvgd_jax.steering.vgd import Vgd
+from dynvgd_jax.diffusion.policy import Policy
+from dynvgd_jax.diffusion.policy_files import load_policy
+from dynvgd_jax.replay.ring import add, example_transition, init_replay
+from dynvgd_jax.steering.base import ActInputs, Method
+from dynvgd_jax.steering.methods import build_method
+from dynvgd_jax.training.programs import call_on_ring
+from dynvgd_jax.training.replay_memory import make_draw
 
 # "small" is the published method with critics for a CPU.
 PRESETS = {"published": "", "small": "published_quick"}
@@ -40,7 +40,7 @@ class Case(NamedTuple):
     name: str  # such as "square, DDIM 8, published"
     config: ConfigDict
     policy: Policy
-    method: Vgd
+    method: Method
 
 
 def make_case(task: str, ddim_steps: int, size: str, utd: int = 0) -> Case:
@@ -104,16 +104,20 @@ def random_transitions(policy: Policy, count: int, seed: int) -> Transition:
         action=uniform(flat_action_dim(policy)),
         reward=2 * uniform() - 2,
         next_obs=uniform(policy.obs_dim),
-        done=(rng.random(count) < 0.01).astype(np.float32),
+        discount=(rng.random(count) >= 0.01).astype(np.float32),
+        ended=np.zeros(count, bool),
     )
 
 
-def act_inputs(policy: Policy, num_envs: int) -> tuple[np.ndarray, np.ndarray]:
+def act_inputs(policy: Policy, num_envs: int) -> ActInputs:
     """Returns random observations `[B, Do]` and start noise `[B, Ta, Da]`."""
     rng = np.random.default_rng(num_envs)
-    obs = rng.uniform(-1, 1, (num_envs, policy.obs_dim))
+    obs = rng.uniform(-1, 1, (num_envs, policy.obs_dim)).astype(np.float32)
     noise = rng.normal(size=(num_envs, policy.chunk_len, policy.action_dim))
-    return obs.astype(np.float32), noise.astype(np.float32)
+    nothing = dict.fromkeys(("key", "seeds", "chunk_index", "episode"))
+    return ActInputs(
+        obs, **nothing, env_steps=np.int32(0), noise=noise.astype(np.float32)
+    )
 
 
 class Learner:
@@ -124,11 +128,14 @@ class Learner:
         policy = case.policy
         self.params = jax.device_put(policy.params)
         self.state = jax.jit(case.method.init)(jax.random.key(0))
-        store = replay_lib.init_replay(STORED, policy.obs_dim, flat_action_dim(policy))
+        example = example_transition(policy.obs_dim, flat_action_dim(policy))
         stored = random_transitions(policy, STORED, 0)
-        self.replay = jax.jit(replay_lib.add, donate_argnums=0)(store, stored)
+        self.replay = jax.jit(add, donate_argnums=0)(
+            init_replay(STORED, example), stored
+        )
         self.key = jax.random.key(1)
-        lowered = jax.jit(case.method.update, donate_argnums=0).lower(*self._inputs())
+        call = call_on_ring(case.method, make_draw(case.config))
+        lowered = jax.jit(call, donate_argnums=0).lower(*self._inputs())
         self.compiled = lowered.compile()
 
     def call(self) -> None:

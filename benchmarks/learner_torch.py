@@ -1,6 +1,6 @@
 """Our learner against the published training call in PyTorch, in turns.
 
-    python benchmarks/learner_torch.py [--tasks=square] [--ddim=8]
+    python -m benchmarks.learner_torch [--tasks=square] [--ddim=8]
         [--sizes=published,small] [--rounds=5] [--utd=2] [--clock=wall]
         [--json]
 
@@ -12,7 +12,7 @@ share of fixed costs grows, so the ratio is an upper bound.
 
 from collections.abc import Callable, Iterator
 
-from learner_setup import (
+from benchmarks.learner_setup import (
     CLOCKS,
     STORED,
     Case,
@@ -29,10 +29,8 @@ from learner_setup import (
 import jax
 import numpy as np
 import torch
-from torch_learner import TorchLearner
 
-from dynvgd_jax.agent import method_options
-from dynvgd_jax.core.types import Transition
+from benchmarks.torch_learner import TorchLearner
 from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.torch_weights.layouts import from_flax
 
@@ -47,7 +45,7 @@ def make_torch_learner(case: Case, params) -> TorchLearner:
         for key, array in from_flax(policy.network, policy.params).items()
     }
     return TorchLearner(
-        method_options(case.config),
+        case.config,
         ddim_schedule(policy.schedule, case.config.ddim_steps),
         tensors,
         policy.network.activation,
@@ -76,7 +74,7 @@ def rows(case: Case, rounds: int, clock: Callable) -> Iterator[Row]:
     learner, utd = Learner(case), case.config.utd
     theirs = make_torch_learner(case, jax.device_get(learner.state.critic.params))
     stored = random_transitions(case.policy, STORED, 0)
-    replay = Transition(*map(torch.from_numpy, stored))
+    replay = jax.tree.map(torch.from_numpy, stored)
     own, other, ratio = in_turns(
         learner.call, lambda: theirs.update(replay), rounds, clock
     )
@@ -84,15 +82,15 @@ def rows(case: Case, rounds: int, clock: Callable) -> Iterator[Row]:
     yield "gradient step, PyTorch", other / utd, "s"
     yield "gradient step, ours / PyTorch", ratio, "1"
 
-    obs, noise = act_inputs(case.policy, ACT_ENVS)
+    inputs = act_inputs(case.policy, ACT_ENVS)
     act = jax.jit(case.method.act)
     state, params = learner.state, learner.params
 
     def act_ours():
-        np.asarray(act(state, params, obs, noise, np.int32(0))[0])
+        np.asarray(act(state, params, inputs).chunk)
 
     def act_theirs():
-        theirs.act(torch.from_numpy(obs), torch.from_numpy(noise)).numpy()
+        theirs.act(*map(torch.from_numpy, (inputs.obs, inputs.noise))).numpy()
 
     own, other, ratio = in_turns(act_ours, act_theirs, 5 * rounds, clock)
     yield f"acting, {ACT_ENVS} environments, ours", 1e3 * own, "ms"

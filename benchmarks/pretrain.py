@@ -1,14 +1,10 @@
 """Milliseconds per gradient step of pre-training, Can and Square sizes, random data.
 
-python benchmarks/pretrain.py
+python -m benchmarks.pretrain
 """
 
 import functools
-import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 import numpy as np

@@ -1,7 +1,7 @@
 """Speed of the environments, and their agreement with stock robosuite.
 
-    python benchmarks/rollouts.py [--tasks=lift,can] [--json]
-    python benchmarks/rollouts.py --agreement [--actions=policy] [--episodes=20]
+    python -m benchmarks.rollouts [--tasks=lift,can] [--json]
+    python -m benchmarks.rollouts --agreement [--actions=policy] [--episodes=20]
 
 The first form times, in one process and in turns, control steps per second of stock
 robosuite, of our engines on one thread and on all cores, and of MuJoCo's bare
@@ -14,20 +14,18 @@ part. Actions are random, an expert's or those of the built-in base policy. Engi
 
 import argparse
 import json
-import os
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import mujoco
 import numpy as np
 
-from dynvgd_jax.envs.robosuite import tasks
+from dynvgd_jax.core.command_line import whole_number
+from dynvgd_jax.core.cores import usable_cores
+from dynvgd_jax.envs.robosuite import build, tasks
 from dynvgd_jax.envs.robosuite.control import SUBSTEPS, CompiledStepper
+from dynvgd_jax.envs.robosuite.headless import mujoco
 from dynvgd_jax.envs.robosuite.stock import StockStepper
+from dynvgd_jax.envs.robosuite.task import Task
 
 ENGINES = {
     "compiled": {},
@@ -36,9 +34,9 @@ ENGINES = {
 }
 
 
-def make_stepper(task: tasks.Task, engine: str) -> CompiledStepper:
+def make_stepper(task: Task, engine: str) -> CompiledStepper:
     """Returns one environment of the task on the named engine."""
-    return CompiledStepper(tasks.make_env(task), task, **ENGINES[engine])
+    return CompiledStepper(build.build_env(task), task, **ENGINES[engine])
 
 
 def wandering(rng, steps: int, action_dim: int) -> np.ndarray:
@@ -73,7 +71,7 @@ def timed(steppers, threads, actions, seconds):
     """Returns control steps per second of the steppers, each chunk on the threads."""
     clock = time.process_time if threads == 1 else time.perf_counter
     for index, stepper in enumerate(steppers):
-        tasks.reset_env(stepper.env, index)
+        build.reset_env(stepper.env, index)
         stepper.start()
     done, begin, at = 0, clock(), 0
     with ThreadPoolExecutor(threads) as pool:
@@ -87,15 +85,15 @@ def timed(steppers, threads, actions, seconds):
 
 def speeds(name: str, rounds: int, seconds: float) -> dict[str, float]:
     """Returns the median of each engine's speed over interleaved rounds."""
-    task, cores = tasks.get_task(name), os.cpu_count()
+    task, cores = tasks.get_task(name), usable_cores()
     groups = {
-        "robosuite": ([StockStepper(tasks.make_env(task), task)], 1),
+        "robosuite": ([StockStepper(build.build_env(task), task)], 1),
         **{f"{e}, 1 thread": ([make_stepper(task, e)], 1) for e in ENGINES},
         f"compiled, {cores} threads": (
             [make_stepper(task, "compiled") for _ in range(2 * cores)],
             cores,
         ),
-        "mj_step, stock scene": ([RawPhysics(tasks.make_env(task))], 1),
+        "mj_step, stock scene": ([RawPhysics(build.build_env(task))], 1),
     }
     actions = wandering(np.random.default_rng(0), 204, task.action_dim)
     found = {what: [] for what in groups}
@@ -133,7 +131,7 @@ def actor(name: str, kind: str, seed: int):
 def policy_actor(name: str, rng):
     """Returns an actor that follows the built-in base policy, DDIM 8, randn noise."""
     from dynvgd_jax.core.normalize import normalize_obs, unnormalize_action
-    from dynvgd_jax.diffusion.policy import load_policy
+    from dynvgd_jax.diffusion.policy_files import load_policy
 
     policy, chunk = load_policy(f"builtin:{name}"), []
     scale = policy.normalization
@@ -163,7 +161,7 @@ def used_joints(env, task) -> list[int]:
 class Comparison:
     """What one engine did beside robosuite, over several episodes."""
 
-    def __init__(self, engine: str, task: tasks.Task, length: int):
+    def __init__(self, engine: str, task: Task, length: int):
         self.engine, self.length = engine, length
         self.stepper = make_stepper(task, engine)
         self.joints = used_joints(self.stepper.env, task)
@@ -171,7 +169,7 @@ class Comparison:
         self.unequal = self.wins = 0
 
     def start(self, seed: int) -> None:
-        tasks.reset_env(self.stepper.env, seed)
+        build.reset_env(self.stepper.env, seed)
         self.stepper.start()
         self.worst, self.part, self.won = 0.0, self.length, False
 
@@ -222,11 +220,11 @@ def agreement(
     largest difference of any observation or joint coordinate so far.
     """
     task = tasks.get_task(name)
-    stock = StockStepper(tasks.make_env(task), task)
+    stock = StockStepper(build.build_env(task), task)
     length = length or task.max_episode_env_steps
     compared, wins = [Comparison(engine, task, length) for engine in engines], 0
     for seed in range(episodes):
-        obs = tasks.observe(task, tasks.reset_env(stock.env, seed))
+        obs = build.observe(task, build.reset_env(stock.env, seed))
         for one in compared:
             one.start(seed)
         act, won = actor(name, kind, seed), False
@@ -254,7 +252,9 @@ def main():
     parser.add_argument("--seconds", type=float, default=1.0, help="per measurement")
     parser.add_argument("--agreement", action="store_true")
     parser.add_argument("--episodes", type=int, default=20)
-    parser.add_argument("--env_steps", type=int, help="per episode, 100 at least")
+    parser.add_argument(
+        "--env_steps", type=whole_number, help="an episode; 100 at least"
+    )
     parser.add_argument(
         "--actions", choices=("random", "expert", "policy"), default="random"
     )

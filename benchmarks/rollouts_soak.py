@@ -1,6 +1,6 @@
 """Steps environments for a long time and watches memory and threads.
 
-    python benchmarks/rollouts_soak.py --task=can --env_steps=2000000
+    python -m benchmarks.rollouts_soak --task=can --env_steps=2000000
 
 Plays random episodes through the vector environment, as training does, resets
 included. After a warm-up of a tenth it prints resident memory and threads at ten
@@ -8,18 +8,14 @@ points, and fails where memory grew by more than 20 MB or a thread was left over
 """
 
 import argparse
-import os
 import sys
 import threading
-from pathlib import Path
-
-os.environ.setdefault("MUJOCO_GL", "disabled")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import psutil
 from rich.progress import track
 
+from dynvgd_jax.core.command_line import whole_number
 from dynvgd_jax.envs.robosuite.vector import RobosuiteVectorEnv
 from dynvgd_jax.envs.rollout import max_chunks
 
@@ -29,7 +25,7 @@ MOST_GROWTH_MB = 20.0
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="can")
-    parser.add_argument("--env_steps", type=int, default=2_000_000)
+    parser.add_argument("--env_steps", type=whole_number, default=2_000_000)
     parser.add_argument("--num_envs", type=int, default=8)
     parser.add_argument("--engine", default="compiled")
     options = parser.parse_args()
@@ -38,8 +34,9 @@ def main() -> int:
     env = RobosuiteVectorEnv(
         options.task, options.num_envs, None, engine=options.engine
     )
-    everyone, shape = np.arange(env.num_envs), (env.chunk_len, env.action_dim)
-    per_step = env.num_envs * env.chunk_len
+    everyone, sizes = np.arange(env.num_envs), env.sizes
+    shape = (sizes.chunk_len, sizes.action_dim)
+    per_step = env.num_envs * sizes.chunk_len
     total = -(-options.env_steps // per_step)
     points = np.linspace(0.1 * total, total, 10).astype(int)
     memory, faults, episode = [], 0, 0
@@ -50,7 +47,7 @@ def main() -> int:
             if (step - 1) % max_chunks(env) == 0:
                 env.reset(everyone, everyone + episode)
                 episode += env.num_envs
-                drift = rng.uniform(-0.3, 0.3, (env.num_envs, 1, env.action_dim))
+                drift = rng.uniform(-0.3, 0.3, (env.num_envs, 1, sizes.action_dim))
             actions = drift + rng.normal(0, 0.3, (env.num_envs, *shape))
             faults += int(env.step(everyone, np.clip(actions, -1, 1)).fault.sum())
             if step in points:

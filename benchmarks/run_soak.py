@@ -1,6 +1,6 @@
 """Watches a training run's memory, open files and threads for a long time.
 
-    python benchmarks/run_soak.py --minutes=60 --warmup_minutes=10
+    python -m benchmarks.run_soak --minutes=60 --warmup_minutes=10
 
 Starts the quick Lift run with a budget that does not end, frequent checkpoints and
 evaluations, looks at the process every few seconds, then ends it with SIGTERM and

@@ -1,6 +1,6 @@
 """What several seeds cost side by side, against one after the other.
 
-    python benchmarks/seeds.py [--tasks=square] [--ddim=8] [--sizes=small] [--seeds=5]
+    python -m benchmarks.seeds [--tasks=square] [--ddim=8] [--sizes=small] [--seeds=5]
         [--rounds=5] [--utd=0] [--json]
 
 Times the training call of all seeds as one program in turns with the calls of as many
@@ -9,7 +9,7 @@ single seeds. Neither simulator nor PyTorch is needed.
 
 import time
 
-from learner_setup import (
+from benchmarks.learner_setup import (
     STORED,
     Case,
     case_flags,
@@ -23,9 +23,10 @@ from learner_setup import (
 import jax
 import numpy as np
 
-from dynvgd_jax.replay.memory import DeviceReplay
+from dynvgd_jax.replay.ring import example_transition
 from dynvgd_jax.training.placement import place
 from dynvgd_jax.training.programs import compile_programs
+from dynvgd_jax.training.replay_memory import DeviceReplay
 
 
 class Learners:
@@ -34,9 +35,10 @@ class Learners:
     def __init__(self, case: Case, num_seeds: int):
         placement = place(num_seeds)
         self.num_seeds, self.calls = num_seeds, 0
-        self.programs = compile_programs(case.config, case.policy, placement)
-        sizes = (STORED, case.policy.obs_dim, flat_action_dim(case.policy), None)
-        self.replay = DeviceReplay(placement, *sizes)
+        inputs = (case.config, case.policy, case.method, placement)
+        self.programs = compile_programs(*inputs)
+        sizes = (case.policy.obs_dim, flat_action_dim(case.policy))
+        self.replay = DeviceReplay(placement, STORED, example_transition(*sizes))
         stored = [random_transitions(case.policy, STORED, s) for s in range(num_seeds)]
         self.replay.store(stored)
         init = jax.jit(case.method.init)
@@ -48,9 +50,8 @@ class Learners:
         """Returns the seconds of one training call."""
         self.calls += 1
         keys = [jax.random.key(self.calls) for _ in range(self.num_seeds)]
-        data = self.replay.training_input(keys)
         begin = time.perf_counter()
-        self.learner, _ = self.programs.update(self.learner, data, keys, 0)
+        self.learner, _ = self.programs.update(self.learner, self.replay, keys, 0)
         jax.block_until_ready(self.learner)
         return time.perf_counter() - begin
 

@@ -1,6 +1,6 @@
 """Seconds from the command to the end of a run's first training call.
 
-    python benchmarks/start.py [--config=configs/square_ddim8.py:quick] [--episodes=0]
+    python -m benchmarks.start [--config=configs/square_ddim8.py:quick] [--episodes=0]
         [--first_rollouts=0] [--json]
 
 Starts the command twice with an empty folder for compiled programs, so the second
@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from learner_setup import print_row
+from benchmarks.learner_setup import print_row
 
 ROOT = Path(__file__).resolve().parent.parent
 GIVE_UP_S = 3600

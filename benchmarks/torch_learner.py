@@ -9,11 +9,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from ml_collections import ConfigDict
 from torch import nn
 
 from dynvgd_jax.core.types import PyTree, Transition
 from dynvgd_jax.diffusion.schedule import DDIMSchedule
-from dynvgd_jax.steering.vgd import VgdConfig
+from dynvgd_jax.replay.ring import discounted, rows
 from dynvgd_jax.torch_weights.forward import predict_noise
 
 ANNEALS = {
@@ -55,14 +56,14 @@ class TorchLearner:
 
     def __init__(
         self,
-        config: VgdConfig,
+        config: ConfigDict,
         schedule: DDIMSchedule,
         policy: Mapping[str, torch.Tensor],
         activation: str,
         chunk_shape: tuple[int, int],
         params: PyTree,
     ):
-        """Starts from our initial `params`; `policy` has DPPO's keys."""
+        """Starts from our initial `params` of a run; `policy` has DPPO's keys."""
         self.config, self.schedule, self.chunk_shape = config, schedule, chunk_shape
         self.policy, self.activation = policy, activation
         self.critics, self.targets = make_critics(params), make_critics(params)
@@ -95,29 +96,29 @@ class TorchLearner:
         metrics = []
         for _ in range(utd):
             slots = torch.randint(len(replay.reward), (batch,))
-            drawn = Transition(*(part[slots] for part in replay))
+            drawn = discounted(rows(replay, slots), self.config.gamma)
             noise = torch.randn(batch, *self.chunk_shape)
             metrics.append(self.gradient_step(drawn, noise))
         self.td_error = float(np.mean([m["td_error"] for m in metrics]))
         return {name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]}
 
     def gradient_step(self, batch: Transition, noise: torch.Tensor) -> dict[str, float]:
-        """One Adam and one Polyak step on `batch`, its next actions from `noise`."""
-        td = self.config.td
+        """One Adam and one Polyak step on a drawn batch, next actions from `noise`."""
         chunk = self.act(batch.next_obs, noise)
         with torch.no_grad():
             next_q = self._values(self.targets, batch.next_obs, chunk)
-            y = batch.reward + (1 - batch.done) * td.gamma * next_q.min(0).values
-            y = y.clamp(-td.target_clip, td.target_clip)
+            y = batch.reward + batch.discount * next_q.min(0).values
+            y = y.clamp(-self.config.target_clip, self.config.target_clip)
         q = self._values(self.critics, batch.obs, batch.action)
         loss = 0.5 * sum(nn.functional.mse_loss(q_i, y) for q_i in q)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         with torch.no_grad():
+            tau = self.config.target_tau
             pairs = zip(self.targets.parameters(), self.critics.parameters())
             for target, current in pairs:
-                target.mul_(1 - td.tau).add_(current, alpha=td.tau)
+                target.mul_(1 - tau).add_(current, alpha=tau)
             error = (q - y).abs()
             return {
                 "loss": loss.item(),

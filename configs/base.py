@@ -7,7 +7,7 @@ chunk, that is 4 control steps (Transport 8), in every environment.
 
 from ml_collections import ConfigDict
 
-from dynvgd_jax.core.config_check import apply_preset
+from dynvgd_jax.core.fields import apply_preset
 
 
 def get_config() -> ConfigDict:
@@ -84,6 +84,8 @@ def get_config() -> ConfigDict:
     config.target_n_step = 1
 
     config.critic = ConfigDict()
+    # What each critic predicts of a return: its "mean". Published.
+    config.critic.kind = "mean"
     # Independent critics: Dynamic VGD 4, VGD 2. Published.
     config.critic.num = 4
     # Hidden units per layer. Published.
@@ -149,6 +151,8 @@ def get_config() -> ConfigDict:
     # Transitions from elsewhere beside the run's own: DPPO's train.npz, robomimic's
     # HDF5, or an npz of transitions (docs/checkpoints.md); "" is none. Published.
     config.replay.offline_dataset = ""
+    # Of robomimic's HDF5, the filter key (mask/...) of the episodes to read; "": all.
+    config.replay.offline_filter_key = ""
     # Share of each batch drawn from them, where there are any. Our choice.
     config.replay.offline_share = 0.5
 

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from dynvgd_jax.core.config_check import apply_preset
+from dynvgd_jax.core.fields import apply_preset
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -39,7 +39,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.env = ConfigDict()
     # "compiled", "exact" or "robosuite"; see configs/base.py.
     config.env.engine = "compiled"
-    # Threads that step environments; 0 takes one per core.
+    # Threads that step environments; 0 takes one per core that may be used.
     config.env.num_threads = 0
 
     return with_preset(config, preset)

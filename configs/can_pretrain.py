@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from dynvgd_jax.core.config_check import apply_preset
+from dynvgd_jax.core.fields import apply_preset
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -19,8 +19,13 @@ def get_config(preset: str = "") -> ConfigDict:
     # Demonstrations: DPPO's train.npz with normalization.npz beside it, or robomimic's
     # low-dimensional HDF5. Made by configs/can_demos.py.
     config.dataset = "data/can/train.npz"
+    # Filter key of a robomimic HDF5 ("train", "20_percent"), whose episodes alone are
+    # read; "" is all of them.
+    config.dataset_filter_key = ""
     # Seed of the weights, the batches and the held-out trajectories.
     config.seed = 0
+    # Of matrix products: "float32", "tf32" (NVIDIA GPUs) or "bfloat16".
+    config.precision = "float32"
 
     # Actions per chunk (control steps). Published.
     config.chunk_len = 4
@@ -83,7 +88,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.env = ConfigDict()
     # "compiled", "exact" or "robosuite"; see configs/base.py.
     config.env.engine = "compiled"
-    # Threads that step environments; 0 takes one per core.
+    # Threads that step environments; 0 takes one per core that may be used.
     config.env.num_threads = 0
 
     return with_preset(config, preset)

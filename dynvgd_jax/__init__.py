@@ -7,10 +7,11 @@ neither JAX nor a simulator.
 import importlib
 
 _EXPORTS = {
-    "load_policy": "dynvgd_jax.diffusion.policy",
+    "load_policy": "dynvgd_jax.diffusion.policy_files",
     "load_agent": "dynvgd_jax.agent",
 }
 __all__ = list(_EXPORTS)
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str):

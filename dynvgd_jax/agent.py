@@ -10,151 +10,92 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dynvgd_jax.core.config_check import check_train, num_offline, set_fields
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.core.precision import with_precision
-from dynvgd_jax.diffusion.policy import Policy, load_policy
-from dynvgd_jax.diffusion.schedule import ddim_schedule
-from dynvgd_jax.replay.ring import Window
+from dynvgd_jax.core.fields import check_fields, set_fields
+from dynvgd_jax.core.types import PyTree
+from dynvgd_jax.diffusion import policy_files
+from dynvgd_jax.diffusion.policy import Policy
+from dynvgd_jax.diffusion.policy_files import load_policy
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.settings import read_config
-from dynvgd_jax.steering.critics.mlp import CriticEnsemble
-from dynvgd_jax.steering.critics.td import TdConfig
-from dynvgd_jax.steering.guidance import Guidance
-from dynvgd_jax.steering.vgd import LearnerState, Vgd, VgdConfig, make_vgd
-from dynvgd_jax.training.placement import ONE_DEVICE, Placement
+from dynvgd_jax.steering import methods
+from dynvgd_jax.steering.base import ActInputs, Method
+from dynvgd_jax.steering.methods import build_method, state_shapes
 
 # Parts of a run folder.
 CHECKPOINTS = "checkpoints"
 POLICY = "policy"
 
 
-def build_method(
-    config: ConfigDict, policy: Policy, placement: Placement = ONE_DEVICE
-) -> Vgd:
-    """Returns the pure functions of `config.method` for a base policy.
-
-    Method "vgd" has the fixed weight 1 and no clip of the guided x0; "base" is scale 0.
-    With several devices a seed `update` is one device's share, see `parallel`.
-
-    Raises:
-      UserError: the DDIM or guided steps do not fit the policy.
-    """
-    schedule = ddim_schedule(policy.schedule, config.ddim_steps)
-    options = method_options(config)
-    options = options._replace(
-        batch_size=options.batch_size // placement.group_devices,
-        num_offline=options.num_offline // placement.group_devices,
-        window=options.window._replace(
-            stride=config.num_envs // placement.group_devices
-        ),
-    )
-    method = make_vgd(
-        options,
-        CriticEnsemble(config.critic.num, config.critic.width, config.critic.depth),
-        schedule,
-        policy.eps_fn_maker(schedule),
-        policy.obs_dim,
-        (policy.chunk_len, policy.action_dim),
-        placement.average,
-    )
-    return Vgd(*(with_precision(function, config.precision) for function in method))
-
-
-def method_options(config: ConfigDict) -> VgdConfig:
-    """Returns the static choices of `config.method`."""
-    guidance = Guidance(
-        scale=0.0 if config.method == "base" else config.guidance.scale,
-        last_k=config.guidance.last_k,
-        first_k=config.guidance.first_k,
-        point=config.guidance.point,
-        time_anneal=config.guidance.time_anneal,
-        reduce=config.guidance.reduce,
-        critics=config.guidance.critics,
-        dynamic=config.method == "dynvgd",
-        beta=config.guidance.beta,
-        c_local=config.guidance.c_local,
-        c_global=config.guidance.c_global,
-    )
-    td = TdConfig(
-        gamma=config.gamma,
-        tau=config.target_tau,
-        reduce=config.target_reduce,
-        target_clip=config.target_clip,
-    )
-    return VgdConfig(
-        guidance=guidance,
-        td=td,
-        learning_rate=config.learning_rate,
-        batch_size=config.batch_size,
-        utd=config.utd,
-        guidance_warmup_updates=config.guidance.warmup_updates,
-        weight_warmup_env_steps=config.guidance.weight_warmup_env_steps,
-        num_offline=num_offline(config),
-        window=Window(config.target_n_step, config.num_envs, config.gamma),
-        action_noise=config.critic.action_noise,
-        initial_value=config.critic.initial_value,
-    )
-
-
-def num_candidates(config: ConfigDict) -> int:
-    """Returns the chunks that acting chooses from; the base policy does not choose."""
-    return 1 if config.method == "base" else config.guidance.candidates
-
-
-def checkpoint_tree(learner: LearnerState, env_steps: int) -> dict[str, Any]:
+def checkpoint_tree(learner: PyTree, env_steps: int) -> dict[str, Any]:
     """Returns what a checkpoint of a run holds."""
     return {"learner": learner, "env_steps": env_steps}
 
 
 @dataclasses.dataclass(frozen=True)
 class Agent:
-    """A base policy with the critics that steer it."""
+    """A base policy with what a method learned to steer it."""
 
     config: ConfigDict  # of the run, overrides applied
     policy: Policy
-    method: Vgd
-    learner: LearnerState
+    method: Method
+    learner: PyTree  # the method's state
     env_steps: int  # control steps of training behind it
 
     def act(
-        self, obs: np.ndarray, noise: np.ndarray, td_error: float | None = None
+        self,
+        obs: np.ndarray,
+        noise: np.ndarray | None = None,
+        td_error: float | None = None,
     ) -> np.ndarray:
-        """Returns `[B, Ta, Da]`: the guided decode of exactly `noise`.
+        """Returns `[B, Ta, Da]`: the steered decode of exactly `noise`.
 
         Args:
           obs: `[B, Do]` normalised observations.
           noise: `[B, Ta, Da]` start noise; of `[B, C, Ta, Da]` the one whose chunk the
-            critics value most.
+            critics value most; None for a method that has learned its own noise.
           td_error: mean |Q - y| that w_global sees, in Q units; None takes the run's.
 
         Raises:
-          ValueError: a shape is wrong.
+          ValueError: a shape is wrong, or the method needs a noise.
+          UserError: the method takes no noise, or has no TD error.
         """
         obs = jnp.asarray(obs, jnp.float32)
-        noise = jnp.asarray(noise, jnp.float32)
-        chunk = (self.policy.chunk_len, self.policy.action_dim)
         if obs.shape != (len(obs), self.policy.obs_dim):
             raise ValueError(
                 f"found obs {obs.shape}, expected (B, {self.policy.obs_dim})"
             )
-        candidates = noise.shape[1:2] if noise.ndim == 4 else ()
-        if noise.shape != (len(obs), *candidates, *chunk):
-            raise ValueError(
-                f"found noise {noise.shape}, expected {(len(obs), *chunk)}"
-            )
+        if noise is not None:
+            noise = jnp.asarray(noise, jnp.float32)
+            chunk = (self.policy.chunk_len, self.policy.action_dim)
+            candidates = noise.shape[1:2] if noise.ndim == 4 else ()
+            if noise.shape != (len(obs), *candidates, *chunk):
+                raise ValueError(
+                    f"found noise {noise.shape}, expected {(len(obs), *chunk)}"
+                )
         learner = self.learner
         if td_error is not None:
+            if self.method.value is None:
+                raise UserError(
+                    f"method {self.config.method!r} has no critics, found a td_error; "
+                    "give none"
+                )
             learner = learner._replace(td_error=jnp.float32(td_error))
         return self._compiled_act(learner, self.policy.params, obs, noise)
 
     @functools.cached_property
     def _compiled_act(self):
         def act(learner, policy_params, obs, noise):
-            chunk, _ = self.method.act(
-                learner, policy_params, obs, noise, self.env_steps
+            inputs = ActInputs(
+                obs,
+                key=None,
+                seeds=None,
+                chunk_index=None,
+                env_steps=self.env_steps,
+                evaluating=True,
+                noise=noise,
             )
-            return chunk
+            return self.method.act(learner, policy_params, inputs).chunk
 
         return jax.jit(act)
 
@@ -177,15 +118,20 @@ def load_agent(folder: str | Path, overrides: dict[str, Any] | None = None) -> A
         config.base_policy = str(folder / POLICY)
     config.lock()
     set_fields(config, overrides or {})
-    check_train(config)
+    check_steering(config)
     policy = load_policy(config.base_policy)
     method = build_method(config, policy)
     tree = _restore(folder, step, method)
     return Agent(config, policy, method, tree["learner"], tree["env_steps"])
 
 
-def load_learner(folder: str | Path, method: Vgd) -> LearnerState:
-    """Returns the critics of a run (its newest checkpoint) or of one checkpoint.
+def check_steering(config: ConfigDict) -> None:
+    """Raises UserError where what decides a steered policy makes no sense."""
+    check_fields(config, methods.FIELDS | policy_files.FIELDS)
+
+
+def load_learner(folder: str | Path, method: Method) -> PyTree:
+    """Returns the learner of a run (its newest checkpoint) or of one checkpoint.
 
     Args:
       folder: a run's folder, or `<run>/checkpoints/<control steps>`.
@@ -211,6 +157,6 @@ def _find_checkpoint(folder: str | Path) -> tuple[Path, int]:
     return folder, step
 
 
-def _restore(folder: Path, step: int, method: Vgd) -> dict[str, Any]:
-    template = checkpoint_tree(jax.eval_shape(method.init, jax.random.key(0)), 0)
+def _restore(folder: Path, step: int, method: Method) -> dict[str, Any]:
+    template = checkpoint_tree(state_shapes(method), 0)
     return CheckpointStore(folder / CHECKPOINTS).restore(step, template)

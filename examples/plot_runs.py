@@ -1,6 +1,6 @@
 """Draws runs and prints their success: with intervals, beside lambda, w, Q, TD error.
 
-  python examples/plot_runs.py runs/can_ddim8-quick-seeds0-2 runs/can_vgd \
+  python -m examples.plot_runs runs/can_ddim8-quick-seeds0-2 runs/can_vgd \
       --labels "dynamic VGD" VGD --output=can.png
 
 A run is a folder of launch.py; one of several seeds is drawn as their mean, with a 95 %
@@ -18,8 +18,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -29,6 +27,7 @@ from matplotlib.ticker import EngFormatter
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.runs.metrics import EPISODES_FILE
 from dynvgd_jax.runs.report import episodes_text, print_table, t_interval, wilson
@@ -200,9 +199,9 @@ SCALARS = {
 def main():
     """Reads the command line, writes the picture and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("runs", nargs="+", type=expand)
     parser.add_argument("--labels", nargs="+", default=[], help="of the runs, in order")
-    parser.add_argument("--output", type=Path, default=Path("runs.png"))
+    parser.add_argument("--output", type=expand, default=Path("runs.png"))
     options = parser.parse_args()
     if options.labels and len(options.labels) != len(options.runs):
         parser.error(f"{len(options.labels)} labels for {len(options.runs)} runs")

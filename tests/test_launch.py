@@ -10,10 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import launch
+import dynvgd_jax
+from dynvgd_jax import launch
+from dynvgd_jax.core.config_file import config_files
 from dynvgd_jax.core.errors import UserError
 
-ROOT = Path(launch.__file__).parent
+ROOT = Path(launch.__file__).parents[1]
 SQUARE = f"--config={ROOT}/configs/square_ddim8.py"
 
 
@@ -103,6 +105,76 @@ def test_preset_workdir_and_tuples(outside, jobs):
     assert full_dir == Path("elsewhere") and full.eval.noises == ("tanh_randn",)
 
 
+def test_numbers_and_several_values_as_people_write_them(outside, jobs):
+    (outside / "flags").write_text("--config.explore.hold_chunks=1,8\n")
+    arguments = [
+        "--config.seed=3",  # before --config
+        SQUARE,
+        "--config.total_env_steps=1e6",
+        *("--config.eval.every_env_steps", "64000.0"),
+        "--config.eval.noises=randn,tanh_randn",
+        *("--config.explore.noises=randn", "--config.explore.noises=tanh_randn"),
+        "--flagfile=flags",
+        "--config.overlap",
+    ]
+    assert launch.main(["launch.py", *arguments]) == 0
+    config = jobs[0][1]
+    assert (config.seed, config.total_env_steps, config.overlap) == (3, 10**6, True)
+    assert type(config.total_env_steps) is int
+    assert config.eval.every_env_steps == 64_000
+    assert config.eval.noises == config.explore.noises == ("randn", "tanh_randn")
+    assert config.explore.hold_chunks == (1, 8)
+
+
+def test_home_is_expanded_in_every_path(outside, jobs, monkeypatch):
+    monkeypatch.setenv("HOME", str(outside))
+    (outside / "ckpt").mkdir()
+    (outside / "ckpt" / "policy.json").touch()
+    (outside / "mine.py").write_text(
+        "from configs import square_ddim8\n"
+        "def get_config():\n"
+        "    config = square_ddim8.get_config()\n"
+        "    config.initial_critics = '~/critics'\n"
+        "    return config\n"
+    )
+    code = launch.main(
+        ["launch.py", "--config=~/mine.py", "--workdir=~/runs/a"]
+        + ["--config.base_policy=~/ckpt", "--config.replay.offline_dataset=~/a.hdf5"]
+    )
+    assert code == 0
+    pretrain = SQUARE.replace("_ddim8", "_pretrain")
+    launch.main(["launch.py", pretrain, "--config.dataset=~/data/train.npz"])
+    (_, train, workdir), (_, pretrain, _) = jobs
+    assert workdir == outside / "runs" / "a"
+    assert train.base_policy == str(outside / "ckpt")
+    assert train.replay.offline_dataset == str(outside / "a.hdf5")
+    assert train.initial_critics == str(outside / "critics")
+    assert pretrain.dataset == str(outside / "data" / "train.npz")
+
+
+def test_configurations_are_found_from_any_folder(outside, jobs, capsys):
+    assert launch.main(["launch.py", "--config=configs/square_ddim8.py:quick"]) == 0
+    assert jobs[0][1].task == "square"
+    line = fail(capsys, "--config=configs/sqare_ddim8.py")
+    assert f"looked in {outside}/configs and {ROOT}/configs; {ROOT} holds" in line
+    line = fail(capsys, "--config=mine/square.py")
+    assert f"looked in {outside}/mine; " in line
+    line = fail(capsys, "--config=/nowhere/square.py")
+    assert "looked in /nowhere; " in line
+    # the working directory's own comes first
+    (outside / "configs").mkdir()
+    own = outside / "configs" / "square_ddim8.py"
+    own.write_text(
+        "from configs import base\n"
+        "def get_config():\n"
+        "    config = base.get_config()\n"
+        "    config.task = 'lift'\n"
+        "    return config\n"
+    )
+    assert launch.main(["launch.py", "--config=configs/square_ddim8.py"]) == 0
+    assert jobs[1][1].task == "lift"
+
+
 def test_job_field_chooses_the_module(outside, jobs):
     for job in ("pretrain", "demos"):
         launch.main(["launch.py", SQUARE, f"--config.job={job}"])
@@ -113,7 +185,7 @@ def test_job_field_chooses_the_module(outside, jobs):
     assert jobs[1][2] == Path("data/square")
 
 
-@pytest.mark.parametrize("name", [Path(f).name for f in launch._config_files()])
+@pytest.mark.parametrize("name", [Path(f).name for f in config_files()])
 @pytest.mark.parametrize("with_preset", [False, True])
 def test_every_configuration_file_reaches_its_job(outside, jobs, name, with_preset):
     preset = "builtin" if "pretrain" in name else "quick"
@@ -140,10 +212,27 @@ def test_every_configuration_file_reaches_its_job(outside, jobs, name, with_pres
         ([SQUARE, "--config.bogus", "3"], ["config.bogus: no such field"]),
         ([SQUARE, "--config.critic=5"], ["group of fields", "config.critic.num"]),
         ([SQUARE, "--config.seed=abc"], ["seed: found 'abc', expected int"]),
-        ([SQUARE, "--config.seed=1.5"], ["found '1.5', expected int"]),
+        ([SQUARE, "--config.seed=1.5"], ["found '1.5', expected int, such as 64000"]),
+        ([SQUARE, "--config.seed=1e-3"], ["found '1e-3', expected int"]),
+        ([SQUARE, "--config.seed=1,000"], ["found '1,000', expected int"]),
+        ([SQUARE, "--config.seed=20k"], ["found '20k', expected int", "1e6"]),
+        ([SQUARE, "--config.total_env_steps=1e12"], ["found 1000000000000, expected"]),
+        ([SQUARE, "--config.overlap=yes"], ["expected bool, True or False"]),
+        (
+            [SQUARE, "--config.eval.noises", "randn", "tanh_randn"],
+            ["found 'tanh_randn'", "written --config.eval.noises=a,b"],
+        ),
+        (
+            [SQUARE, "--config.explore.hold_chunks=1.5"],
+            ["hold_chunks: found '1.5', expected whole numbers, such as 1,1"],
+        ),
+        ([SQUARE, "--config.eval.noises=1,2"], ["expected words, such as tanh_randn"]),
+        ([SQUARE, "--workdir=~no_such_user/a"], ["no home folder of that name"]),
+        ([SQUARE, "--workdir="], ["--workdir: found nothing"]),
+        ([SQUARE, "--config.base_policy=~no_such_user"], ["no home folder"]),
+        (["--config=~no_such_user/a.py"], ["no home folder"]),
         ([SQUARE, "--config.gamma=x"], ["gamma: found 'x', expected float"]),
         ([SQUARE, "--config.seed"], ["Missing value", "config.seed"]),
-        (["--config.seed=1", SQUARE], ["before a value for --config"]),
         ([SQUARE, "--wrkdir=a"], ["wrkdir", "Did you mean: workdir"]),
         ([SQUARE, "stray"], ["found 'stray'"]),
         ([SQUARE, "--flagfile=/nowhere"], ["flagfile"]),
@@ -212,14 +301,15 @@ def test_no_override_gives_a_traceback(name, value, spaced):
     arguments = [flag, value] if spaced else [f"{flag}={value}"]
     try:
         config, *_ = launch.parse(["launch.py", SQUARE, *arguments])
-    except launch.UserError:
+    except UserError:
         return
     assert config.job == "train"
 
 
 def test_a_mistake_is_reported_without_heavy_imports(outside):
     code = (
-        "import sys, launch; code = launch.main(['launch.py', '--config=no.py']);"
+        "import sys; from dynvgd_jax import launch;"
+        "code = launch.main(['launch.py', '--config=no.py']);"
         "heavy = {'jax', 'mujoco', 'robosuite', 'torch', 'numba'} & set(sys.modules);"
         "sys.exit(code if not heavy else 99)"
     )
@@ -234,3 +324,39 @@ def test_a_mistake_is_reported_without_heavy_imports(outside):
 def test_help_names_the_configurations(capsys):
     assert launch.main(["launch.py", "--help"]) == 0
     assert "configs/square_ddim8.py" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["launch.py"],
+        ["-m", "dynvgd_jax.launch"],
+        ["-m", "dynvgd_jax.audit"],
+        ["convert_torch_ckpt.py"],
+    ],
+)
+def test_version(command):
+    done = subprocess.run(
+        [sys.executable, *command, "--version"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == f"dynvgd_jax {dynvgd_jax.__version__}\n"
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_pipe_without_a_reader_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "launch.py", "--help"],
+        cwd=ROOT,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -12,16 +12,16 @@ import random
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-import launch
-from dynvgd_jax.agent import build_method
-from dynvgd_jax.core.config_check import field_names, get_field
+from dynvgd_jax import launch
+from dynvgd_jax.core.config_file import load_config
+from dynvgd_jax.core.fields import field_names, get_field
 from dynvgd_jax.demos.dataset import load_dataset
 from dynvgd_jax.demos.files import DemoEpisode, write_dppo
-from dynvgd_jax.diffusion.policy import ASSETS, load_policy
+from dynvgd_jax.diffusion.policy_files import ASSETS, load_policy, policy_source
+from dynvgd_jax.steering.methods import build_method, state_shapes
 from dynvgd_jax.training.pretrain import check_config
 from dynvgd_jax.training.resume import find_saved
 from tests.support.command import BASE, ROOT
@@ -58,15 +58,19 @@ HOSTILE = (
         "é" * 300,
     ),
     *("/dev/null", "/proc/self/mem", "a\nb", "\x1b[31m", "\udcff", "%s%n", "$(id)"),
+    *("~", "~/a", "~no_such_user/a", "./~", "1e6", "1.5e3", "1e22", "20k", "1,000"),
+    *(",", "a,", "((", "(" * 3000, "'a", "1 2", "(1, (2,))", "1e5,x", "None,None"),
     *("__import__('os')", "!!python/object:os.system", "../" * 40, "x" * 5000),
 )
 # For each type of field: values that may or may not make sense together.
 PLAUSIBLE = {
-    int: ("0", "1", "-1", "2", "3", "7", "8", "20", "21", "100", "4096", "2147483647"),
+    int: ("0", "1", "-1", "2", "3", "7", "8", "20", "21", "100", "4096", "2147483647")
+    + ("1e6", "2.0", "64_000", "1e2"),
     float: ("0", "1", "-1", "0.5", "1e-30", "1e308", "100", "-0.5"),
     str: ("lift", "can", "square", "transport", "base", "vgd", "dynvgd", "off", "mean")
     + ("cosine", "exact", "randn", "tanh_randn", "builtin", "pretrain", "demos"),
-    tuple: ("('randn',)", "('randn', 'tanh_randn')", "()", "(1, 2, 3)", "(512,) * 3"),
+    tuple: ("('randn',)", "('randn', 'tanh_randn')", "()", "(1, 2, 3)", "(512,) * 3")
+    + ("randn,tanh_randn", "randn tanh_randn", "[tanh_randn]", "1,8", "512,512,512"),
     bool: ("True", "False", "true", "0"),
 }
 VALUES = tuple(v for values in PLAUSIBLE.values() for v in values) + HOSTILE
@@ -89,16 +93,14 @@ def call(arguments) -> str:
 
 def build(config) -> None:
     """Builds the method as a run does, without computing anything."""
-    source = config.base_policy
-    policy = load_policy(f"builtin:{config.task}" if source == "builtin" else source)
-    method = build_method(config, policy)
-    jax.eval_shape(method.init, jax.random.key(0))
+    state_shapes(build_method(config, load_policy(policy_source(config))))
 
 
 @pytest.fixture
 def readers(monkeypatch, tmp_path):
     """Replaces the jobs by what reads their input; returns how often each ran."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     ran = {"train": 0, "built": 0, "resume": 0, "pretrain": 0, "demos": 0}
 
     def run_job(command):
@@ -155,6 +157,17 @@ def draw_overrides(rng: random.Random, fields: dict[str, dict]) -> list[str]:
         arguments.append(rng.choice(["--resume", "--resume=maybe", "--wrkdir=a", "--"]))
     if rng.random() < 0.1:
         arguments.append(f"--workdir={rng.choice(VALUES)}")
+    if rng.random() < 0.1:
+        rng.shuffle(arguments)  # flags in any order; spaced values lose their flag
+    if rng.random() < 0.05:
+        arguments[0] = rng.choice(
+            [
+                "--config=~/a.py",
+                "--config=configs",
+                "--config=configs/no.py",
+                "--config",
+            ]
+        )
     return arguments
 
 
@@ -162,7 +175,7 @@ def test_thousand_mutated_overrides(readers):
     rng = random.Random(6)
     fields = {}
     for path in sorted((ROOT / "configs").glob("*_*.py")):
-        config = launch.load_config(str(path))
+        config = load_config(str(path))
         names = field_names(config)
         fields[str(path)] = {name: get_field(config, name) for name in names}
     lines = [call(draw_overrides(rng, fields)) for _ in range(OVERRIDES)]

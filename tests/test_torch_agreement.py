@@ -15,18 +15,21 @@ import pytest
 import torch
 
 from configs import base
-from dynvgd_jax.agent import build_method
 from dynvgd_jax.core.normalize import Normalization
 from dynvgd_jax.core.types import Transition
 from dynvgd_jax.diffusion.policy import BASE, FINE_TUNED, Policy
-from dynvgd_jax.diffusion.schedule import cosine_schedule
 from dynvgd_jax.replay import ring as replay_lib
 from dynvgd_jax.steering.critics import td
+from dynvgd_jax.steering.critics.kinds import make_critic
 from dynvgd_jax.steering.critics.mlp import CriticEnsemble
-from dynvgd_jax.steering.critics.td import CriticState, TdConfig
+from dynvgd_jax.steering.critics.td import CriticState
+from dynvgd_jax.steering.methods import build_method
 from dynvgd_jax.steering.vgd import LearnerState
 from dynvgd_jax.torch_weights import critics as critic_layout
 from dynvgd_jax.torch_weights.layouts import infer_network, to_flax
+from dynvgd_jax.training.programs import call_on_ring
+from dynvgd_jax.training.replay_memory import make_draw
+from tests.steering.toy import inputs as act_inputs
 from tests.support import torch_reference as ref
 
 SIZES = {"can": ref.CAN, "square": ref.SQUARE}
@@ -104,22 +107,24 @@ def make_policy(task, nets):
     return Policy(
         network,
         trees[0] if len(nets) == 1 else dict(zip((BASE, FINE_TUNED), trees)),
-        cosine_schedule(sizes.train_steps),
+        sizes.train_steps,
         norm,
         task,
         ft_denoising_steps=FT_STEPS if len(nets) == 2 else 0,
     )
 
 
-def draw(sizes, seed, count):
+def draw(sizes, seed, count, gamma=1.0):
+    """Random transitions, as drawn with `gamma`, or with 1 as stored; start noise."""
     rng = np.random.default_rng(seed)
     obs = rng.uniform(-1, 1, (2, count, sizes.obs)).astype(np.float32)
     chunk = (count, sizes.chunk, sizes.act)
     action = rng.uniform(-1, 1, chunk).reshape(count, -1).astype(np.float32)
     reward = rng.uniform(-4, 0, count).astype(np.float32)
-    done = (rng.random(count) < 0.2).astype(np.float32)
+    goes_on = (rng.random(count) >= 0.2).astype(np.float32)
     noise = rng.normal(size=chunk).astype(np.float32)
-    return Transition(obs[0], action, reward, obs[1], done), noise
+    discount = np.float32(gamma) * goes_on
+    return Transition(obs[0], action, reward, obs[1], discount, goes_on == 0), noise
 
 
 def double(*values):
@@ -149,7 +154,8 @@ class Case(NamedTuple):
     def reference_step(self, batch, chunk):
         """One gradient step; returns mean |Q - y|."""
         modules = (self.current, self.target, self.optimizer)
-        errors = ref.td_step(*modules, double(*batch), chunk.flatten(1), self.config)
+        rows = double(*batch[:4], batch.discount)
+        errors = ref.td_step(*modules, rows, chunk.flatten(1), self.config)
         return float(errors.mean())
 
     def assert_same_critics(self, critic):
@@ -195,28 +201,25 @@ def make_case(row):
 @pytest.mark.parametrize("row", PARAMETERS)
 def test_guided_decode_and_three_td_steps_agree_with_torch(row):
     case = make_case(row)
-    options = TdConfig(
-        case.config.gamma,
-        case.config.target_tau,
-        case.config.target_reduce,
-        case.config.target_clip,
-    )
-    optimizer = td.make_optimizer(case.config.learning_rate)
+    sizes, config = case.sizes, case.config
+    critic = make_critic(config, sizes.obs, sizes.chunk * sizes.act)
+    optimizer = td.make_optimizer(config.learning_rate)
 
     def step(learner, params, batch, noise):
-        chunk, _ = case.method.act(learner, params, batch.next_obs, noise, 0)
+        inputs = act_inputs(batch.next_obs, noise)
+        chunk = case.method.act(learner, params, inputs).chunk
         flat = chunk.reshape(len(chunk), -1)
-        arguments = (case.ensemble, optimizer, learner.critic, batch, flat, options)
-        critic, metrics = td.gradient_step(*arguments)
-        return chunk, learner._replace(critic=critic), metrics
+        arguments = (critic, optimizer, learner.critic, batch, flat, config.target_tau)
+        state, metrics = td.gradient_step(*arguments)
+        return chunk, learner._replace(critic=state), metrics
 
     # Compiling is most of this test's time; LLVM's optimisation is not its subject.
-    batch, noise = draw(case.sizes, 0, BATCH)
+    batch, noise = draw(sizes, 0, BATCH, config.gamma)
     lowered = jax.jit(step).lower(case.learner, case.policy.params, batch, noise)
     program = lowered.compile({"xla_backend_optimization_level": 0})
     learner, before = case.learner, copy.deepcopy(case.current)
     for i in range(UTD):
-        batch, noise = draw(case.sizes, i, BATCH)
+        batch, noise = draw(sizes, i, BATCH, config.gamma)
         chunk, learner, metrics = program(learner, case.policy.params, batch, noise)
         expected = case.reference_decode(noise, batch.next_obs)
         np.testing.assert_allclose(chunk, expected, rtol=0, atol=tolerance(row))
@@ -236,21 +239,28 @@ def test_act_and_a_whole_training_call_agree_with_torch(row):
     case = make_case(row)
     sizes, learner, params = case.sizes, case.learner, case.policy.params
     batch, noise = draw(sizes, 0, ROWS)
-    found, _ = jax.jit(case.method.act)(learner, params, batch.obs, noise, 0)
+    inputs = act_inputs(batch.obs, noise)
+    found = jax.jit(case.method.act)(learner, params, inputs).chunk
     expected = case.reference_decode(noise, batch.obs)
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance(row))
 
-    store = replay_lib.init_replay(64, sizes.obs, sizes.chunk * sizes.act)
+    example = replay_lib.example_transition(sizes.obs, sizes.chunk * sizes.act)
+    store = replay_lib.init_replay(64, example)
     store = replay_lib.add(store, draw(sizes, 1, 60)[0])
     store = replay_lib.add(store, draw(sizes, 2, 4)[0])
     key = jax.random.key(KEY)
-    after, _ = jax.jit(case.method.update)(learner, store, params, key, 0)
+    what = make_draw(case.config)
+    call = call_on_ring(case.method, what)
+    after, _ = jax.jit(call)(learner, store, params, key, 0)
     sample_key, noise_key = jax.random.split(key)
-    batches = replay_lib.sample(store, sample_key, (UTD, BATCH))
+    batches = replay_lib.sample(store, sample_key, (UTD, BATCH), what.window)
+    goes_on = batches.discount > 0
+    np.testing.assert_allclose(batches.discount, case.config.gamma * goes_on)
+    assert 0 < goes_on.sum() < goes_on.size
     noises = jax.random.normal(noise_key, (UTD, BATCH, sizes.chunk, sizes.act))
     errors = []
     for i in range(UTD):
-        batch = Transition(*(leaf[i] for leaf in batches))
+        batch = jax.tree.map(lambda leaf, i=i: leaf[i], batches)
         chunk = case.reference_decode(noises[i], batch.next_obs)
         errors.append(case.reference_step(batch, chunk))
     np.testing.assert_allclose(after.td_error, np.mean(errors), rtol=1e-4)

@@ -7,6 +7,7 @@ r"""Audits the critics of a run: do they know which actions are better, and how 
 The first argument is a run folder (its newest checkpoint) or one checkpoint. Writes
 tables to the terminal and audit.png, audit.json and three CSV files of raw numbers to
 --output, by default <run>/audit/<control steps>. docs/audit.md tells how to read them.
+--version prints the program's version.
 Mistakes are answered with one line on stderr and exit code 2.
 """
 
@@ -16,14 +17,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Read by XLA and MuJoCo when they are imported: no chatter, no OpenGL context.
+# Read by XLA when it is imported: no chatter.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("MUJOCO_GL", "disabled")
 
 from absl import flags
 
-from dynvgd_jax.core.config_check import CHOICES
-from dynvgd_jax.core.errors import StuckError, UserError
+from dynvgd_jax.core.command import asks_for, run_command, version_text
+from dynvgd_jax.core.command_line import expand
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.jax_start import open_devices
 from dynvgd_jax.runs.compile_cache import use_compile_cache
 
 NAME = "dynvgd_jax.audit"
@@ -34,27 +36,30 @@ OPTIONS += ("noise", "output")
 
 def main(argv: list[str]) -> int:
     """Runs the audit that `argv` asks for and returns the exit code."""
-    if {"-h", "--help", "-help"} & set(argv[1:]):
-        print(__doc__ + _define_flags(flags.FlagValues()).main_module_help())
-        return 0
-    try:
-        folder, options = parse(argv)
-        use_compile_cache()
-        # Only now are JAX and the simulator imported.
-        from dynvgd_jax.audit.run import run_audit
 
-        run_audit(folder, **options)
-    except UserError as error:
-        print(f"{NAME}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except StuckError as error:
-        print(f"{NAME}: {error}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(1)  # Python's own end would wait for the thread
-    except KeyboardInterrupt:
-        print(f"{NAME}: interrupted, nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    def body() -> None:
+        if asks_for(argv, "--help", "-h"):
+            print(__doc__ + _define_flags(flags.FlagValues()).main_module_help())
+        elif asks_for(argv, "--version"):
+            print(version_text())
+        else:
+            _audit(*parse(argv))
+
+    return run_command(
+        NAME,
+        body,
+        memory_advice="lower --num_envs",
+        disk_note="nothing was written",
+    )
+
+
+def _audit(folder: Path, options: dict[str, Any]) -> None:
+    """Only now are JAX and the simulator imported."""
+    use_compile_cache()
+    open_devices()
+    from dynvgd_jax.audit.run import run_audit
+
+    run_audit(folder, **options)
 
 
 def parse(argv: list[str]) -> tuple[Path, dict[str, Any]]:
@@ -75,8 +80,11 @@ def parse(argv: list[str]) -> tuple[Path, dict[str, Any]]:
         )
     if len(set(lengths)) < len(lengths):
         raise UserError(f"--lengths: found {lengths}, expected each number once")
+    if values.output is not None and not values.output.strip():
+        raise UserError("--output: found nothing, expected a folder")
     options = {name: values[name].value for name in OPTIONS}
-    return Path(folders[0]), options | {"lengths": lengths}
+    options |= {"lengths": lengths, "output": values.output and expand(values.output)}
+    return expand(folders[0]), options
 
 
 def _define_flags(values: flags.FlagValues) -> flags.FlagValues:
@@ -92,9 +100,7 @@ def _define_flags(values: flags.FlagValues) -> flags.FlagValues:
         "lengths", ["0.1", "0.2"], "Norms by which chunks are moved.", **own
     )
     flags.DEFINE_enum("policy", "steered", POLICIES, "Which one continues.", **own)
-    flags.DEFINE_enum(
-        "noise", None, CHOICES["acting_noise"], "Start noise; default acting's.", **own
-    )
+    flags.DEFINE_string("noise", None, "Start noise; default acting's.", **own)
     flags.DEFINE_string("output", None, "New folder for the results.", **own)
     return values
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dynvgd_jax.audit.records import FirstChunks, Outcomes, Plan, States, Subject
-from dynvgd_jax.core.types import VectorEnv
+from dynvgd_jax.envs.base import VectorEnv
 from dynvgd_jax.envs.rollout import (
     AUDIT_STREAM,
     Books,
@@ -56,7 +56,7 @@ def collect_states(
     # chunks so far, though nobody knows beforehand how many there will be.
     draws = _generator(plan.seed, _CHOICE).random((plan.states, limit))
     rows: list[dict[str, np.ndarray] | None] = [None] * plan.states
-    obs_rows = np.zeros((plan.states, env.obs_dim), np.float32)
+    obs_rows = np.zeros((plan.states, env.sizes.obs_dim), np.float32)
     chosen = np.zeros(plan.states, np.int32)
     for start in range(0, plan.states, env.num_envs):
         progress(0, f"states {start}/{plan.states}")
@@ -65,7 +65,7 @@ def collect_states(
         books = Books.empty(env.num_envs)
         for slot, seed in enumerate(wave):
             books.open(slot, start + slot, int(seed))
-        obs = np.zeros((env.num_envs, env.obs_dim), np.float32)
+        obs = np.zeros((env.num_envs, env.sizes.obs_dim), np.float32)
         obs[slots] = env.reset(slots, wave.astype(np.int64))
         ids = np.resize(wave, env.num_envs)
         for index in range(limit):

@@ -11,10 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from dynvgd_jax.audit.ceiling import (
+    Reach,
+    mean_reach,
+    rank_correlation,
+    reach_of_states,
+)
 from dynvgd_jax.audit.records import FirstChunks, Outcomes, Plan
 
 RESAMPLES = 1000
-SPLITS = 20  # random halves of the repeats behind a ceiling
+SPLITS = 20  # random halves of the repeats behind the ceiling across states
 BINS = 5
 
 
@@ -62,8 +68,10 @@ def across_states(
     halves = [(a.mean(1), b.mean(1)) for a, b in _halves(returns, rng)]
 
     def best(s):
-        found = [spearman(a[s], b[s]) for a, b in halves]
-        return ceiling(_mean_of_finite(found), returns.shape[-1])
+        if np.ptp(truth[s]) == 0:
+            return float("nan")
+        found = [rank_correlation(a[s], b[s]) for a, b in halves]
+        return ceiling(_mean(found), returns.shape[-1])
 
     return {
         "spearman": _interval(lambda s: spearman(q[s], truth[s]), len(q), rng),
@@ -76,23 +84,22 @@ def within_states(
 ) -> dict[str, Any]:
     """Do they rank the chunks of a state? Mean over states of the rank correlation.
 
-    States in which all chunks bring the same return have no ranks and do not count.
+    States in which all chunks bring the same return have no ranks and do not count,
+    neither in what is found nor in what perfect critics would reach.
     """
-
-    def by_state(a, b) -> np.ndarray:
-        return np.array([spearman(*pair) for pair in zip(a, b, strict=True)])
-
-    rho = by_state(value, returns.mean(-1))
-    halves = np.array([by_state(a, b) for a, b in _halves(returns, rng)])
-    counted = rho[np.isfinite(rho)]
+    mean = returns.mean(-1)
+    counted = np.ptp(mean, axis=1) > 0
+    # critics that tell no chunk of a state from another know nothing: 0
+    rho = rank_correlation(value[counted], mean[counted])
+    reach = reach_of_states(returns[counted], rng)
 
     def best(s):
-        return ceiling(_mean_of_finite(halves[:, s].ravel()), returns.shape[-1])
+        return mean_reach(Reach(*(part[s] for part in reach)))
 
     return {
-        "spearman": _interval(lambda s: _mean(counted[s]), len(counted), rng),
+        "spearman": _interval(lambda s: _mean(rho[s]), len(rho), rng),
         "ceiling": _interval(best, len(rho), rng),
-        "states_counted": len(counted),
+        "states_counted": len(rho),
     }
 
 
@@ -216,7 +223,7 @@ def ceiling(r: float, repeats: int) -> float:
     From the correlation r of the means of two halves of h = M // 2 repeats, Spearman
     and Brown: the mean of M has reliability f r / (1 + (f - 1) r), f = M / h; a
     noiseless predictor correlates with it by the square root. 0 where r is not above 0.
-    Where states differ in it, a mean r gives more than the mean over states.
+    It is for one correlation: of several, their mean says more than each on average.
     """
     if not r > 0:
         return r if np.isnan(r) else 0.0
@@ -289,10 +296,6 @@ def _interval(
 
 def _mean(values) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
-
-
-def _mean_of_finite(values) -> float:
-    return _mean([x for x in values if np.isfinite(x)])
 
 
 def _ratio(a: float, b: float) -> float:

@@ -55,7 +55,7 @@ class States(NamedTuple):
     """Where the branches start."""
 
     obs: np.ndarray  # [S, Do] float32
-    hidden: dict[str, np.ndarray]  # of VectorEnv.get_state, leading axis S
+    hidden: dict[str, np.ndarray]  # of SavesState.get_state, leading axis S
     chunk_index: np.ndarray  # [S] int32, chunks that the episode had executed
     episode_seed: np.ndarray  # [S] uint32
 

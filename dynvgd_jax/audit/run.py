@@ -14,11 +14,12 @@ from dynvgd_jax.audit.records import Plan, Played, Subject
 from dynvgd_jax.audit.subject import make_subject
 from dynvgd_jax.audit.tables import print_tables
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.core.types import VectorEnv
+from dynvgd_jax.envs import base as envs_base
+from dynvgd_jax.envs.base import VectorEnv
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.runs.report import Progress
 from dynvgd_jax.runs.settings import versions
-from dynvgd_jax.training.make_env import env_for_policy
+from dynvgd_jax.steering.noise import START_NOISES
 
 FOLDER = "audit"  # in the run's folder, one folder a checkpoint inside
 
@@ -50,14 +51,19 @@ def run_audit(
       policy: "steered" or "base", which gives the states and continues.
       noise: start noise of every decoded chunk; None is the run's acting noise.
       num_envs: environments side by side.
-      num_threads: that step them; 0 is one per core.
+      num_threads: that step them; 0 is one per usable core.
       output: new folder; None is `<run>/audit/<control steps>`.
-      make_env: number of environments -> environments, where not robosuite's.
+      make_env: number of environments -> environments, where not those of
+        `envs.base`.
 
     Raises:
       UserError: there is no such run, its critics are untrained, the output exists or
         cannot be written, or the policy does not fit the environments.
     """
+    if noise and noise not in START_NOISES:
+        raise UserError(
+            f"--noise: found {noise!r}, expected one of {', '.join(START_NOISES)}"
+        )
     agent = load_agent(folder, {"env.num_threads": num_threads})
     config = agent.config
     run = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder
@@ -65,47 +71,48 @@ def run_audit(
     refuse_existing(target)
     noise = noise or config.acting_noise
     subject = make_subject(agent, noise, seed)
-    plan = Plan(
-        states,
-        chunks,
-        repeats,
-        lengths,
-        seed,
-        config.gamma,
-        config.reward_offset,
-        config.end_at_success,
-        config.bootstrap_at_time_limit,
-    )
-    title = (
-        f"{run.name} at {agent.env_steps:,} control steps; {policy} policy "
-        f"from {noise} noise; {states} states x {chunks} chunks x {repeats} repeats"
-    )
-    about = {
-        "title": title,
-        "control_steps": agent.env_steps,
-        "policy": policy,
-        "noise": noise,
-        "plan": plan._asdict(),
-        "versions": versions(),
-    }
-    make_env = make_env or functools.partial(env_for_policy, config, agent.policy)
+    how = (config.gamma, config.reward_offset, config.end_at_success)
+    how += (config.bootstrap_at_time_limit,)
+    plan = Plan(states, chunks, repeats, lengths, seed, *how)
+    about = _about(run.name, agent.env_steps, policy, noise, plan)
+    if make_env is None:
+        agent.policy.require_task(config.task)
+        make_env = functools.partial(
+            envs_base.make_env, config, agent.policy.normalization
+        )
     try:
         # Made before anything is played: nothing must be lost for want of a place.
         with new_folder(target) as partial:
             env = make_env(num_envs)
             try:
-                agent.policy.require_fit(env.obs_dim, env.action_dim, env.chunk_len)
+                agent.policy.require_fit(*env.sizes[:3])
                 played = _play(env, subject, plan, policy)
             finally:
                 env.close()
             td_error = float(agent.learner.td_error)
             found = measure(plan, played.first, played.outcomes, td_error)
+            print_tables(found)  # before a disk that is full by now can lose them
             write_files(partial, about, played, found)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error}; give --output") from error
-    print_tables(found)
     print(f"wrote {target}")
     return found
+
+
+def _about(
+    run_name: str, env_steps: int, policy: str, noise: str, plan: Plan
+) -> dict[str, Any]:
+    """What was audited, for the files and their title."""
+    size = f"{plan.states} states x {plan.chunks} chunks x {plan.repeats} repeats"
+    return {
+        "title": f"{run_name} at {env_steps:,} control steps; {policy} policy from "
+        f"{noise} noise; {size}",
+        "control_steps": env_steps,
+        "policy": policy,
+        "noise": noise,
+        "plan": plan._asdict(),
+        "versions": versions(),
+    }
 
 
 def _play(env: VectorEnv, subject: Subject, plan: Plan, policy: str) -> Played:

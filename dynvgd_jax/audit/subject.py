@@ -1,14 +1,15 @@
 """A saved run as the audit sees it: its two policies and its critics, compiled."""
 
-import jax
+import functools
 
-from dynvgd_jax.agent import Agent, method_options, num_candidates
+import jax
+import jax.numpy as jnp
+
+from dynvgd_jax.agent import Agent
 from dynvgd_jax.audit.records import Judgement, Subject
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.precision import with_precision
-from dynvgd_jax.steering.critics.mlp import CriticEnsemble
-from dynvgd_jax.steering.guidance import dynamic_weight, value_gradient
-from dynvgd_jax.steering.vgd import GUIDING_CRITICS, start_noise
+from dynvgd_jax.steering.noise import start_noise
 
 
 def make_subject(agent: Agent, noise_kind: str, seed: int) -> Subject:
@@ -20,23 +21,22 @@ def make_subject(agent: Agent, noise_kind: str, seed: int) -> Subject:
       seed: of all noise.
 
     Raises:
-      UserError: the critics have never been trained.
+      UserError: there are no critics, or they have never been trained.
     """
+    config, policy, method = agent.config, agent.policy, agent.method
+    if method.value is None:
+        raise UserError(
+            f"method {config.method!r} has no critics; audit a run of another method"
+        )
     if int(agent.learner.num_updates) == 0:
         raise UserError(
             f"the critics at {agent.env_steps:,} control steps have never been "
             "trained; audit a later checkpoint"
         )
-    config, policy = agent.config, agent.policy
-    guidance = method_options(config).guidance
-    ensemble = CriticEnsemble(
-        config.critic.num, config.critic.width, config.critic.depth
-    )
     key = jax.random.key(seed)
-    candidates = num_candidates(config)
-    noise_shape = (policy.chunk_len, policy.action_dim)
-    if candidates > 1:
-        noise_shape = (candidates, *noise_shape)
+    chunk_shape = (policy.chunk_len, policy.action_dim)
+    candidates = method.candidates
+    noise_shape = (candidates, *chunk_shape) if candidates > 1 else chunk_shape
 
     @jax.jit
     def noise(use, ids, chunk_index):
@@ -44,29 +44,25 @@ def make_subject(agent: Agent, noise_kind: str, seed: int) -> Subject:
         return start_noise(noise_kind, use_key, ids, chunk_index, noise_shape)
 
     @jax.jit
-    def compiled_judge(params, td_error, obs, chunk):
-        def q_fn(obs, flat):
-            return ensemble.apply(params, obs, flat)
+    def judge(learner, obs, chunk):
+        def summed_value(flat):
+            value = method.value(learner, obs, flat.reshape(chunk.shape))
+            return jnp.sum(value.combined), value
 
         flat = chunk.reshape(len(chunk), -1)
-        gradient, q, value = with_precision(value_gradient, config.precision)(
-            q_fn, guidance.reduce, obs, flat
-        )
-        weight = dynamic_weight(q, td_error, guidance)
-        return Judgement(q, value, gradient.reshape(chunk.shape), weight)
-
-    def judge(obs, chunk):
-        learner = agent.learner
-        params = GUIDING_CRITICS[guidance.critics](learner.critic)
-        return compiled_judge(params, learner.td_error, obs, chunk)
+        # `method.value` says its own products' precision, not that of their gradients
+        grad = with_precision(jax.grad(summed_value, has_aux=True), config.precision)
+        gradient, value = grad(flat)
+        judged = (value.members, value.combined, gradient.reshape(chunk.shape))
+        return Judgement(*judged, value.weight)
 
     def decode(obs, noise):
         first = noise if candidates == 1 else noise[:, 0]
-        return policy.sample(obs, first, config.ddim_steps)
+        return policy.sample(obs, first, config.ddim_steps, precision=config.precision)
 
     return Subject(
         noise=noise,
         decode=decode,
         steer=agent.act,
-        judge=judge,
+        judge=functools.partial(judge, agent.learner),
     )

@@ -59,8 +59,9 @@ def unnormalize_action(norm: Normalization, action_n: np.ndarray) -> np.ndarray:
 def load_normalization(path: str | Path) -> Normalization:
     """Reads DPPO's `normalization.npz`.
 
-    Errors: UserError where the file is missing, is no npz, lacks a key, or holds
-    vectors that are empty or whose sizes disagree.
+    Raises:
+      UserError: where the file is missing, is no npz, lacks a key, or holds vectors
+        that are empty or whose sizes disagree.
     """
     path = Path(path)
     if not path.is_file():

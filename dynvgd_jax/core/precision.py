@@ -6,6 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from dynvgd_jax.core.fields import one_of
+
 # Config value -> JAX's name. TensorFloat-32 exists on NVIDIA GPUs since Ampere; other
 # devices compute it as float32.
 PRECISIONS = {
@@ -13,6 +15,8 @@ PRECISIONS = {
     "tf32": "tensorfloat32",
     "bfloat16": "bfloat16",
 }
+
+FIELDS = {"precision": one_of(PRECISIONS)}
 
 
 def with_precision(fn: Callable, precision: str) -> Callable:

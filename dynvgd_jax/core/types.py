@@ -1,6 +1,6 @@
 """Values that cross the borders of the wings: environment results, transitions."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,37 +16,6 @@ class ChunkResult(NamedTuple):
     fault: np.ndarray  # [n] bool, physics broke: the episode has failed
 
 
-class VectorEnv(Protocol):
-    """Several environments stepped by action chunks; never resets by itself."""
-
-    num_envs: int
-    obs_dim: int
-    action_dim: int
-    chunk_len: int
-    max_episode_env_steps: int
-
-    def reset(self, indices: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        """Starts an episode in each named environment; returns obs `[n, Do]`."""
-
-    def step(self, indices: np.ndarray, actions: np.ndarray) -> ChunkResult:
-        """Runs `actions [n, Ta, Da]` (normalised) in the named environments."""
-
-    def step_async(self, indices: np.ndarray, actions: np.ndarray) -> None:
-        """Starts a step in the background."""
-
-    def step_wait(self) -> ChunkResult:
-        """Returns the result of the oldest step that `step_async` started."""
-
-    def get_state(self) -> dict[str, np.ndarray]:
-        """Returns all hidden state; every leading axis is `num_envs`."""
-
-    def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Continues from a `get_state` exactly."""
-
-    def close(self) -> None:
-        """Ends the threads and frees the simulators."""
-
-
 class Transition(NamedTuple):
     """One action chunk as the learner sees it; every field has leading batch axes."""
 
@@ -54,10 +23,15 @@ class Transition(NamedTuple):
     action: Any  # [..., Ta * Da] float32, normalised, flattened chunk
     reward: Any  # [...] float32, sum over the chunk of (reward - reward_offset)
     next_obs: Any  # [..., Do] float32; the terminal observation at an episode's end
-    # [...] float32; targets bootstrap with 1 - done: 1 where the episode ended, 0
-    # elsewhere and at a time limit that targets look past; of m chunks together
-    # 1 - gamma^(m - 1), see `replay.look_ahead`
-    done: Any
+    # [...] float32, factor of the value of next_obs: as stored 0 where nothing follows
+    # and 1 elsewhere (also at a time limit that targets look past); as drawn from the
+    # replay buffer, m chunks together, gamma^m times that
+    discount: Any
+    # [...] bool, the episode ended with this chunk: what its environment did next
+    # belongs to another one
+    ended: Any
+    # arrays by name that a method stores beside, such as a start noise
+    extras: dict[str, Any] = {}  # noqa: RUF012, never changed
 
 
 class EpisodeResult(NamedTuple):
@@ -69,3 +43,12 @@ class EpisodeResult(NamedTuple):
     episode_return: float  # sum of (reward - reward_offset) over all control steps
     length: int  # control steps
     fault: bool  # physics broke; counted as a failure
+
+
+class EpisodeEnds(NamedTuple):
+    """What one vector step did to the episodes of all E training environments."""
+
+    ended: Any  # [E] bool; the other fields count where it is set
+    episode: Any  # [E] int32, its number, counted as they start
+    success_chunk: Any  # [E] bool, all control steps of some chunk were successful
+    episode_return: Any  # [E] float32, sum of (reward - reward_offset)

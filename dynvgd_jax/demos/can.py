@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynvgd_jax.demos.motion import CLOSE, OPEN, Aim, Scene, nearest_yaw, yaw_of
-from dynvgd_jax.demos.operators import Operator
+from dynvgd_jax.demos.operators import Operator, Script
 
 CAN_RADIUS_M = 0.025
 CAN_HALF_HEIGHT_M = 0.040
@@ -132,8 +132,7 @@ def closed_on_nothing(scene: Scene) -> bool:
     return scene.width < 0.035
 
 
-# "expert" is the noise-free measure of the script; the others demonstrate.
-OPERATORS: dict[str, Operator] = {
+_OPERATORS = {
     "expert": Operator({}),
     "careful": Operator(
         {
@@ -204,3 +203,11 @@ OPERATORS: dict[str, Operator] = {
         },
     ),
 }
+
+SCRIPT = Script(
+    object_body=lambda env: env.objects[env.object_id].root_body,
+    style=CanStyle,
+    decide=decide,
+    closed_on_nothing=closed_on_nothing,
+    operators=_OPERATORS,
+)

@@ -21,7 +21,8 @@ from rich.table import Table
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.demos.experts import Expert, check_operator, get_script, make_expert
 from dynvgd_jax.demos.files import DemoEpisode, write_dppo, write_robomimic
-from dynvgd_jax.envs.robosuite.tasks import Task, get_task
+from dynvgd_jax.envs.robosuite.task import Task
+from dynvgd_jax.envs.robosuite.tasks import get_task
 
 LOST_BELOW_Z_M = 0.79  # an object below it has left table and bins: the episode ends
 VALID_SHARE = 0.1  # of the episodes, in robomimic's filter key "valid"
@@ -142,17 +143,17 @@ def collect(
     The episodes depend on everything but `num_envs` and `num_threads`.
 
     Args:
-      task_name: "lift", "can" or "square".
+      task_name: a key of `experts.SCRIPTS`.
       num_episodes: how many episodes.
       seed: of the choice of operators, the resets and the experts' noise.
-      operators: weight per operator of `experts.OPERATORS[task_name]`.
+      operators: weight per operator of the task's script.
       num_envs: environments that run at once.
       waypoint_noise_m: standard deviation of the smooth noise on waypoints, m.
       action_noise: standard deviation of the white noise on the six pose actions.
       hover_steps: control steps recorded after success.
       rest_steps: control steps recorded after an operator has stopped without success.
       engine: "compiled" or "robosuite".
-      num_threads: of the environments; 0 takes one per core.
+      num_threads: of the environments; 0 takes one per usable core.
       on_episode: called with each finished episode, in order of finishing.
 
     Raises:
@@ -169,61 +170,63 @@ def collect(
             raise UserError(f"{name} is too small, negative or infinite")
     plans = plan_episodes(operators, num_episodes, seed)
 
-    from dynvgd_jax.envs.robosuite.vector import (
-        RobosuiteVectorEnv,  # imports the simulator
-    )
+    def begin(plan: Plan) -> _Running:
+        rng = np.random.default_rng(plan.noise_seed)
+        noise = {"waypoint_noise_m": waypoint_noise_m, "action_noise": action_noise}
+        expert = make_expert(task_name, plan.operator, rng, **noise)
+        return _Running(expert, plan, hover_steps, rest_steps)
 
-    venv = RobosuiteVectorEnv(
-        task_name,
-        min(num_envs, num_episodes),
-        None,
-        engine=engine,
-        num_threads=num_threads,
-    )
-    limit = venv.max_episode_env_steps
-    episodes: list[DemoEpisode | None] = [None] * num_episodes
-    waiting = list(range(num_episodes))[::-1]
+    # imports the simulator
+    from dynvgd_jax.envs.robosuite.vector import RobosuiteVectorEnv
+
+    count = min(num_envs, num_episodes)
+    options = {"engine": engine, "num_threads": num_threads}
+    venv = RobosuiteVectorEnv(task_name, count, None, **options)
+    try:
+        return _play(venv, plans, begin, on_episode)
+    finally:
+        venv.close()
+
+
+def _play(venv, plans: Sequence[Plan], begin: Callable, on_episode: Callable):
+    """Plays all planned episodes, as many at once as there are environments.
+
+    Args:
+      venv: environments that take raw actions.
+      plans: of the episodes.
+      begin: plan -> its `_Running` episode.
+      on_episode: called with each finished episode.
+    """
+    limit = venv.sizes.max_episode_env_steps
+    episodes: list[DemoEpisode | None] = [None] * len(plans)
+    waiting = list(range(len(plans)))[::-1]
     running: dict[int, tuple[int, _Running]] = {}
 
     def start(slot: int) -> None:
         number = waiting.pop()
-        plan = plans[number]
-        expert = make_expert(
-            task_name,
-            plan.operator,
-            np.random.default_rng(plan.noise_seed),
-            waypoint_noise_m=waypoint_noise_m,
-            action_noise=action_noise,
-        )
-        venv.reset(np.array([slot]), np.array([plan.reset_seed]))
-        running[slot] = number, _Running(expert, plan, hover_steps, rest_steps)
+        venv.reset(np.array([slot]), np.array([plans[number].reset_seed]))
+        running[slot] = number, begin(plans[number])
 
-    try:
-        for slot in range(venv.num_envs):
-            start(slot)
-        while running:
-            slots = np.array(sorted(running))
-            actions = [running[s][1].act(venv.envs[s], venv.raw_obs[s]) for s in slots]
-            result = venv.step(slots, np.array(actions)[:, None, :])
-            for row, slot in enumerate(slots):
-                number, episode = running[slot]
-                if result.fault[row]:
-                    episode.drop_last()
-                    over = True
-                else:
-                    over = episode.receive(
-                        float(result.reward[row, 0]),
-                        bool(result.success[row, 0]),
-                        limit,
-                    )
-                if over:
-                    episodes[number] = episode.episode(venv.raw_obs[slot])
-                    on_episode(episodes[number])
-                    del running[slot]
-                    if waiting:
-                        start(slot)
-    finally:
-        venv.close()
+    for slot in range(venv.num_envs):
+        start(slot)
+    while running:
+        slots = np.array(sorted(running))
+        actions = [running[s][1].act(venv.envs[s], venv.raw_obs[s]) for s in slots]
+        result = venv.step(slots, np.array(actions)[:, None, :])
+        for row, slot in enumerate(slots):
+            number, episode = running[slot]
+            if result.fault[row]:
+                episode.drop_last()
+                over = True
+            else:
+                reward, success = result.reward[row, 0], result.success[row, 0]
+                over = episode.receive(float(reward), bool(success), limit)
+            if over:
+                episodes[number] = episode.episode(venv.raw_obs[slot])
+                on_episode(episodes[number])
+                del running[slot]
+                if waiting:
+                    start(slot)
     return episodes
 
 
@@ -261,7 +264,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     hdf5 = workdir / "demos.hdf5"
     write_robomimic(hdf5, episodes, env_args(task), masks(episodes, config.seed))
-    write_dppo(workdir, episodes)
+    write_dppo(workdir, episodes, env_args=env_args(task))
     console.print(summary(episodes))
     console.print(f"Written to {workdir}: demos.hdf5, train.npz, normalization.npz")
 

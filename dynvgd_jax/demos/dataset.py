@@ -1,20 +1,32 @@
 """A demonstration file as training data: normalised, split, cut into chunks."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.normalize import (
     Normalization,
     load_normalization,
     normalize_action,
     normalize_obs,
+    unnormalize_action,
+    unnormalize_obs,
 )
+from dynvgd_jax.core.observation import warn_of_constants
 from dynvgd_jax.core.untrusted import sha256
-from dynvgd_jax.demos.files import fit_normalization, read_dppo, read_robomimic
+from dynvgd_jax.demos.files import (
+    fit_normalization,
+    read_dppo,
+    read_npz_env_args,
+    read_robomimic,
+)
+from dynvgd_jax.demos.hdf5 import is_hdf5, read_words
+from dynvgd_jax.demos.meaning import check_words, warn_of_scale, warn_of_values
 from dynvgd_jax.diffusion import cloning
+from dynvgd_jax.envs.robosuite.tasks import get_task
 
 
 class Dataset(NamedTuple):
@@ -26,38 +38,98 @@ class Dataset(NamedTuple):
     lengths: np.ndarray  # [episodes] int64
     normalization: Normalization
     source: dict[str, str]  # file name and SHA-256, for the policy's metadata
+    env_args: dict[str, Any] | None = None  # the file's own description
 
 
-def load_dataset(path: str | Path, task: str) -> Dataset:
+def load_dataset(
+    path: str | Path,
+    task: str | None,
+    *,
+    filter_key: str = "",
+    needs_rewards: bool = False,
+    name: str | Path | None = None,
+) -> Dataset:
     """Reads DPPO's `train.npz` (with `normalization.npz` beside it) or robomimic HDF5.
 
-    A robomimic file holds raw values; its scale is fitted to all of its episodes.
+    A robomimic file holds raw values; its scale is fitted to the episodes that are
+    read. Values that are odd for the task, and entries that never change, are logged.
+
+    Args:
+      path: the file.
+      task: robosuite task that the data must be of; None does not look at what its
+        values mean.
+      filter_key: of a robomimic file, whose episodes alone are read; "" is all.
+      needs_rewards: critics learn from the file: words that say another kind of reward
+        are refused.
+      name: what messages about the meaning call the file; None is `path`.
 
     Raises:
-      UserError: the file is missing, damaged, or of other sizes than its normalisation.
+      UserError: the file is missing, damaged, of other sizes than its normalisation, or
+        says that it is of another task, robosuite, controller or kind of reward.
     """
-    path = Path(path)
+    path = expand(path)
     if not path.is_file():
         raise UserError(
             f"found no demonstrations at {path}; make them with: python launch.py "
             f"--config=configs/{task}_demos.py --workdir=data/{task}, or set dataset"
         )
+    read = _read_hdf5 if is_hdf5(path) else _read_npz
+    data = read(path, filter_key)
+    _check_meaning(name or path, data, task, needs_rewards)
+    return data
+
+
+def _check_meaning(
+    name: str | Path, data: Dataset, task: str | None, needs_rewards: bool
+) -> None:
+    norm = data.normalization
+    warn_of_constants(norm, task or "", f"the scale of {name}")
+    if task is None:
+        return
+    check_words(name, data.env_args, get_task(task), needs_rewards=needs_rewards)
+    warn_of_scale(name, task, data.obs, "its own scale")
+    first_steps = np.cumsum(data.lengths) - data.lengths
+    obs, actions = (
+        unnormalize_obs(norm, data.obs),
+        unnormalize_action(norm, data.actions),
+    )
+    warn_of_values(name, task, obs, actions, first_steps)
+
+
+def _read_hdf5(path: Path, filter_key: str) -> Dataset:
+    words = read_words(path)
+    episodes = read_robomimic(path, words.masks, filter_key)
+    norm = fit_normalization(episodes)
     source = {"file": path.name, "sha256": sha256(path)}
-    if is_hdf5(path):
-        episodes = read_robomimic(path)
-        norm = fit_normalization(episodes)
-        obs = normalize_obs(norm, np.concatenate([e.obs for e in episodes]))
-        actions = np.concatenate([e.actions for e in episodes])
-        lengths = np.array([len(e.actions) for e in episodes], np.int64)
-        rewards = np.concatenate([e.rewards for e in episodes])
-        actions = normalize_action(norm, actions)
-        return Dataset(obs, actions, rewards, lengths, norm, source)
+    return Dataset(
+        obs=normalize_obs(norm, np.concatenate([e.obs for e in episodes])),
+        actions=normalize_action(norm, np.concatenate([e.actions for e in episodes])),
+        rewards=np.concatenate([e.rewards for e in episodes]),
+        lengths=np.array([len(e.actions) for e in episodes], np.int64),
+        normalization=norm,
+        source=source | ({"filter_key": filter_key} if filter_key else {}),
+        env_args=words.env_args,
+    )
+
+
+def _read_npz(path: Path, filter_key: str) -> Dataset:
+    refuse_filter_key(path, filter_key)
     found = read_dppo(path)
     scale = path.with_name("normalization.npz")
     norm = load_normalization(scale)
     require_same_sizes(path, found.states, found.actions, norm, scale)
+    source = {"file": path.name, "sha256": sha256(path)}
     arrays = (found.states, found.actions, found.rewards, found.traj_lengths)
-    return Dataset(*arrays, norm, source)
+    return Dataset(*arrays, norm, source, read_npz_env_args(path))
+
+
+def refuse_filter_key(path: str | Path, filter_key: str) -> None:
+    """Raises UserError where a file without filter keys is asked for one."""
+    if filter_key:
+        raise UserError(
+            f"{path}: found the filter key {filter_key!r}, which only robomimic's HDF5 "
+            "has; give that file, or no key"
+        )
 
 
 def require_same_sizes(
@@ -75,11 +147,6 @@ def require_same_sizes(
             f"found observations and actions of sizes {sizes} in {path}, expected "
             f"{expected} as in {origin}; take both from one data set"
         )
-
-
-def is_hdf5(path: str | Path) -> bool:
-    """Whether the file's name says so."""
-    return Path(path).suffix in (".hdf5", ".h5")
 
 
 def split_chunks(

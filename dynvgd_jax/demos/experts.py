@@ -1,15 +1,13 @@
-"""Scripted experts: which operators exist per task, and how one acts."""
+"""Scripted experts: which tasks have some, and how one acts."""
 
 import difflib
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.demos import can, lift, square
 from dynvgd_jax.demos.motion import CLOSE, Aim, Scene, SmoothNoise, read_scene, servo
-from dynvgd_jax.demos.operators import Operator, draw_style
+from dynvgd_jax.demos.operators import Operator, Script, draw_style
 
 WAYPOINT_NOISE_MEMORY_STEPS = 25.0
 STEADY_WITHIN_M = 0.15  # of its aim the hand becomes steady
@@ -18,40 +16,23 @@ DETOUR_STEPS = (3, 8)
 DETOUR_SPEED = (0.4, 0.9)
 
 
-class Script(NamedTuple):
-    """What makes up a task's experts."""
-
-    style: Callable[..., Any]
-    decide: Callable[[Any, Scene], Aim]
-    closed_on_nothing: Callable[[Scene], bool]
-    operators: dict[str, Operator]
-
-
-# Good and bad operators share the states before a bad choice, so that a policy trained
-# on their mixture holds both choices where a critic can tell them apart.
-OPERATORS = {
-    "can": can.OPERATORS,
-    "square": square.OPERATORS,
-    "lift": lift.OPERATORS,
-}
-
-_SCRIPTS = {
-    "can": (can.CanStyle, can.decide, can.closed_on_nothing),
-    "square": (square.SquareStyle, square.decide, square.closed_on_nothing),
-    "lift": (lift.LiftStyle, lift.decide, lift.closed_on_nothing),
+SCRIPTS: dict[str, Script] = {
+    "can": can.SCRIPT,
+    "square": square.SCRIPT,
+    "lift": lift.SCRIPT,
 }
 
 
 def get_script(task_name: str) -> Script:
     """The scripted experts of a task; UserError if it has none."""
-    if task_name not in _SCRIPTS:
-        near = difflib.get_close_matches(task_name, _SCRIPTS, n=1)
+    if task_name not in SCRIPTS:
+        near = difflib.get_close_matches(task_name, SCRIPTS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(
             f"found task {task_name!r}, expected one with scripted experts: "
-            f"{', '.join(_SCRIPTS)}{hint}"
+            f"{', '.join(SCRIPTS)}{hint}"
         )
-    return Script(*_SCRIPTS[task_name], OPERATORS[task_name])
+    return SCRIPTS[task_name]
 
 
 def check_operator(task_name: str, operator: str) -> None:
@@ -89,7 +70,7 @@ class Expert:
 
     def act(self, env) -> np.ndarray:
         """The action `[7]` in [-1, 1] for a robosuite environment's present state."""
-        scene = read_scene(env)
+        scene = read_scene(env, self._script.object_body(env))
         nothing = self._grip == CLOSE and self._script.closed_on_nothing(scene)
         if nothing and not self._style.gives_up and self._operator.after_mishap:
             changes = draw_style(self._operator.after_mishap, self._rng)
@@ -145,8 +126,8 @@ def make_expert(
     """An expert for one episode.
 
     Args:
-      task_name: "lift", "can" or "square".
-      operator: a key of `OPERATORS[task_name]`; "expert" has the default style.
+      task_name: a key of `SCRIPTS`.
+      operator: one of the script's; "expert" has the default style.
       rng: drawn from for style and noise; the episode's own stream.
       waypoint_noise_m: standard deviation of the smooth noise on waypoints, m.
       action_noise: standard deviation of the white noise on the six pose actions.

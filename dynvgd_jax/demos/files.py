@@ -1,7 +1,7 @@
 """Demonstration files: robomimic's HDF5 layout and DPPO's npz layout."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,13 @@ from dynvgd_jax.core.normalize import (
     save_normalization,
 )
 from dynvgd_jax.core.untrusted import load_npz
+from dynvgd_jax.demos.hdf5 import (
+    attribute,
+    check_sizes,
+    choose_episodes,
+    parse_env_args,
+    require_inside,
+)
 
 # robomimic's name of each part of the observation and its size; the object is the rest.
 ARM_PARTS = (
@@ -23,8 +30,6 @@ ARM_PARTS = (
     ("robot0_eef_quat", 4),
     ("robot0_gripper_qpos", 2),
 )
-# Ours take some 30 MB, robomimic's low-dimensional ones up to 400.
-MAX_HDF5_BYTES = 4 * 2**30
 # What h5py raises on damaged files.
 _HDF5_ERRORS = (
     ArithmeticError,
@@ -36,9 +41,6 @@ _HDF5_ERRORS = (
     ValueError,
 )
 OBJECT_KEYS = ("object", "object-state")  # robomimic writes the first
-
-
-_READ_ARRAYS = ("actions", "rewards", "states")
 
 
 class DemoEpisode(NamedTuple):
@@ -111,17 +113,24 @@ def _write_episode(group: h5py.Group, episode: DemoEpisode) -> None:
     if episode.states is not None:
         group.create_dataset("states", data=episode.states)
     group.attrs["num_samples"] = steps
-    if episode.operator:  # of fixed length: see `_attribute`
+    if episode.operator:  # of fixed length: see `hdf5.attribute`
         group.attrs["operator"] = np.bytes_(episode.operator.encode())
     group.attrs["seed"] = episode.seed
     group.attrs["success"] = episode.success
 
 
-def read_robomimic(path: str | Path) -> list[DemoEpisode]:
+def read_robomimic(
+    path: str | Path, masks: Mapping[str, list[str]] | None = None, filter_key: str = ""
+) -> list[DemoEpisode]:
     """Reads a low-dimensional robomimic file, ours or a published one.
 
     Nothing is allocated before the sizes that the file declares stay, added up, below
-    `MAX_HDF5_BYTES`.
+    `hdf5.MAX_HDF5_BYTES`. Rewards may be absent and are then 0.
+
+    Args:
+      path: the file.
+      masks: its filter keys, as `hdf5.read_words` gives them.
+      filter_key: one of them; "" reads every episode.
 
     Raises:
       UserError: no such file, not HDF5, too large, or a part is missing or has a wrong
@@ -133,55 +142,12 @@ def read_robomimic(path: str | Path) -> list[DemoEpisode]:
             data = file.get("data")
             if not isinstance(data, h5py.Group) or not len(data):
                 raise UserError(f"{path} has no group 'data'; expected robomimic's")
-            _require_inside(file, data, f"{path}: data")
-            names = sorted(data, key=lambda name: int(name.split("_")[-1]))
-            _check_sizes(path, data, names)
+            require_inside(file, data, f"{path}: data")
+            names = choose_episodes(path, list(data), masks or {}, filter_key)
+            check_sizes(path, data, names)
             return [_read_episode(data[n], f"{path}: data/{n}") for n in names]
     except _HDF5_ERRORS as error:
         raise UserError(f"{path} cannot be read as HDF5: {error}") from error
-
-
-def _check_sizes(path: str | Path, data: h5py.Group, names: list[str]) -> None:
-    """Raises UserError where the file declares more, or other, than numbers of it."""
-    declared = 0
-    for name in names:
-        if not isinstance(data[name], h5py.Group):
-            raise UserError(f"{path}: data/{name} is no group; expected robomimic's")
-        _require_inside(data.file, data[name], f"{path}: data/{name}")
-        for part in (*_READ_ARRAYS, *_observations(data[name])):
-            array = data[name].get(part)
-            if array is None:
-                continue
-            where = f"{path}: data/{name}/{part}"
-            if not isinstance(array, h5py.Dataset) or array.dtype.kind not in "fiub":
-                raise UserError(f"{where} holds no numbers; expected robomimic's")
-            _require_inside(data.file, array, where)
-            declared += array.nbytes
-    if declared > MAX_HDF5_BYTES:
-        raise UserError(
-            f"{path} declares {declared:,} bytes, expected at most {MAX_HDF5_BYTES:,}"
-        )
-
-
-def _require_inside(
-    file: h5py.File, item: h5py.Group | h5py.Dataset, where: str
-) -> None:
-    """Raises UserError where links or the storage of values lead to another file."""
-    # A file that is open already is given again, so that equal names are one file.
-    inside = item.file.filename == file.filename
-    if isinstance(item, h5py.Dataset):
-        inside = inside and not item.is_virtual and not item.external
-    if not inside:
-        raise UserError(f"{where} lies in another file; expected it in this one")
-
-
-def _observations(group: h5py.Group) -> list[str]:
-    found = []
-    for name in ("obs", "next_obs"):
-        part = group.get(name)
-        if isinstance(part, h5py.Group):
-            found += [f"{name}/{key}" for key in part]
-    return found
 
 
 def _read_episode(group: h5py.Group, where: str) -> DemoEpisode:
@@ -190,13 +156,21 @@ def _read_episode(group: h5py.Group, where: str) -> DemoEpisode:
     if "obs/robot1_eef_pos" in group:  # two arms: the second one before the object
         second = [key.replace("robot0", "robot1") for key, _ in ARM_PARTS]
         keys = [*keys[:-1], *second, object_key]
-    needed = ["actions", "rewards", *(f"obs/{key}" for key in keys)]
+    needed = ["actions", *(f"obs/{key}" for key in keys)]
     missing = [name for name in needed if name not in group]
     if missing:
+        raw = "obs" not in group and "states" in group
+        remedy = (
+            "; extract them with robomimic's dataset_states_to_obs.py" if raw else ""
+        )
         raise UserError(
             f"{where} lacks {', '.join(missing)}; expected robomimic's low_dim layout"
+            f"{remedy}"
         )
-    actions, rewards = _float32(group["actions"][()]), _float32(group["rewards"][()])
+    actions = _float32(group["actions"][()])
+    rewards = np.zeros(len(actions), np.float32)
+    if "rewards" in group:  # cloning needs none
+        rewards = _float32(group["rewards"][()])
     obs = last = _join(group, "obs", keys, where)
     if all(f"next_obs/{key}" in group for key in keys):
         last = _join(group, "next_obs", keys, where)
@@ -218,24 +192,11 @@ def _read_episode(group: h5py.Group, where: str) -> DemoEpisode:
         actions=actions,
         rewards=rewards,
         last_obs=last[-1],
-        operator=bytes(_attribute(group, "operator", b"")).decode(),
-        seed=int(np.int64(_attribute(group, "seed", -1))),
-        success=bool(_attribute(group, "success", rewards[-1] > 0)),
+        operator=bytes(attribute(group, "operator", b"")).decode(),
+        seed=int(np.int64(attribute(group, "seed", -1))),
+        success=bool(attribute(group, "success", rewards[-1] > 0)),
         states=group["states"][()] if "states" in group else None,
     )
-
-
-def _attribute(group: h5py.Group, name: str, default: Any) -> Any:
-    """A single value of fixed size; what is anything else counts as absent.
-
-    The HDF5 library hangs on some damaged strings of variable length.
-    """
-    if name not in group.attrs:
-        return default
-    held = group.attrs.get_id(name)
-    if held.shape != () or held.dtype.hasobject:
-        return default
-    return group.attrs[name]
 
 
 def _join(group: h5py.Group, name: str, keys: list[str], where: str) -> np.ndarray:
@@ -257,6 +218,7 @@ def write_dppo(
     folder: str | Path,
     episodes: Sequence[DemoEpisode],
     norm: Normalization | None = None,
+    env_args: dict | None = None,
 ) -> Normalization:
     """Writes `train.npz` and `normalization.npz` and returns the normalisation.
 
@@ -267,6 +229,7 @@ def write_dppo(
       folder: exists.
       episodes: as many as there are.
       norm: the scale; None fits it to the episodes.
+      env_args: robomimic's description of the environment.
 
     Raises:
       UserError: a file exists.
@@ -284,6 +247,7 @@ def write_dppo(
         folder,
         data,
         norm,
+        env_args,
         operators=np.array([e.operator for e in episodes]),
         successes=np.array([e.success for e in episodes]),
         seeds=np.array([e.seed for e in episodes], np.int64),
@@ -292,9 +256,16 @@ def write_dppo(
 
 
 def write_trajectories(
-    folder: str | Path, data: Trajectories, norm: Normalization, **more: np.ndarray
+    folder: str | Path,
+    data: Trajectories,
+    norm: Normalization,
+    env_args: dict | None = None,
+    **more: np.ndarray,
 ) -> None:
     """Writes `train.npz`, with `more` arrays, and `normalization.npz`.
+
+    `env_args`, robomimic's description of the environment, stays with the data, as text
+    under that name.
 
     Raises:
       UserError: a file exists.
@@ -303,6 +274,8 @@ def write_trajectories(
     for path in (train, scale):
         if path.exists():
             raise UserError(f"{path} exists already; give another folder or remove it")
+    if env_args is not None:
+        more["env_args"] = np.array(json.dumps(env_args))
     np.savez_compressed(train, **data._asdict(), **more)
     save_normalization(scale, norm)
 
@@ -353,6 +326,17 @@ def read_dppo(path: str | Path) -> Trajectories:
     if not all(np.isfinite(part).all() for part in (states, actions, rewards)):
         raise UserError(f"{path} holds values that are not finite; write it again")
     return Trajectories(states, actions, rewards, terminals, lengths)
+
+
+def read_npz_env_args(path: str | Path) -> dict[str, Any] | None:
+    """Returns robomimic's description of the environment; None where npz has none."""
+    text = load_npz(path, ["env_args"]).get("env_args")
+    if text is None or text.shape != () or text.dtype.kind != "U":
+        return None
+    try:
+        return parse_env_args(str(text))
+    except ValueError:  # no Unicode in a damaged file
+        return None
 
 
 def _float32(values: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynvgd_jax.demos.motion import CLOSE, OPEN, Aim, Scene, nearest_yaw, wrap, yaw_of
-from dynvgd_jax.demos.operators import Operator
+from dynvgd_jax.demos.operators import Operator, Script
 
 CUBE_WIDTH_M = 0.042
 START_YAW_RAD = np.pi / 2
@@ -62,8 +62,7 @@ def closed_on_nothing(scene: Scene) -> bool:
     return scene.width < 0.025
 
 
-# "expert" is the noise-free measure of the script; the others demonstrate.
-OPERATORS: dict[str, Operator] = {
+_OPERATORS = {
     "expert": Operator({}),
     "careful": Operator(
         {
@@ -93,3 +92,11 @@ OPERATORS: dict[str, Operator] = {
         hesitation=0.01,
     ),
 }
+
+SCRIPT = Script(
+    object_body=lambda env: env.cube.root_body,
+    style=LiftStyle,
+    decide=decide,
+    closed_on_nothing=closed_on_nothing,
+    operators=_OPERATORS,
+)

@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynvgd_jax.core.errors import UserError
-
 # The controller's output limits at action 1: goal displacement of one control step.
 POSITION_STEP_M = 0.05
 ROTATION_STEP_RAD = 0.5
@@ -38,24 +36,10 @@ class Aim(NamedTuple):
     turn_gain: float = 1.0  # share of the servo's gain around the vertical
 
 
-def object_body(env) -> str:
-    """The name of the body that the task moves."""
-    if hasattr(env, "cube"):
-        return env.cube.root_body
-    if hasattr(env, "nuts"):
-        return env.nuts[env.nut_id].root_body
-    if hasattr(env, "objects"):
-        return env.objects[env.object_id].root_body
-    raise UserError(
-        f"found no known object in {type(env).__name__}, expected Lift, PickPlaceCan "
-        "or NutAssemblySquare: scripted experts exist for these only"
-    )
-
-
-def read_scene(env) -> Scene:
+def read_scene(env, object_body: str) -> Scene:
     """The scene of a robosuite environment, from its simulator's present data."""
     data, robot = env.sim.data, env.robots[0]
-    body = env.sim.model.body_name2id(object_body(env))
+    body = env.sim.model.body_name2id(object_body)
     fingers = [env.sim.model.get_joint_qpos_addr(j) for j in robot.gripper.joints]
     return Scene(
         eef_pos=np.array(data.site_xpos[robot.eef_site_id]),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.normalize import (
     Normalization,
@@ -19,10 +20,20 @@ from dynvgd_jax.core.types import Transition
 from dynvgd_jax.core.untrusted import load_npz
 from dynvgd_jax.demos.dataset import (
     Dataset,
-    is_hdf5,
     load_dataset,
+    refuse_filter_key,
     require_same_sizes,
 )
+from dynvgd_jax.demos.files import read_npz_env_args
+from dynvgd_jax.demos.hdf5 import is_hdf5
+from dynvgd_jax.demos.meaning import (
+    check_chunk_rewards,
+    check_rewards,
+    check_words,
+    warn_of_scale,
+    warn_of_values,
+)
+from dynvgd_jax.envs.robosuite.tasks import TASKS
 
 # An npz of transitions, as the published code's offline data.
 ARRAYS = ("states", "states_next", "actions", "rewards", "terminals")
@@ -41,6 +52,7 @@ def load_offline(
     chunk_len: int,
     reward_offset: float,
     task: str,
+    filter_key: str = "",
 ) -> Offline:
     """Reads transitions, scaled as the policy sees them.
 
@@ -55,12 +67,14 @@ def load_offline(
       norm: the policy's scale.
       chunk_len: Ta.
       reward_offset: subtracted from a demonstration's reward at every control step.
-      task: robosuite task, for messages.
+      task: of the run; a file that says another one, or another robosuite, controller
+        or kind of reward, is refused, and odd values are logged.
+      filter_key: of robomimic's HDF5, whose episodes alone are read; "" is all.
 
     Raises:
       UserError: whatever does not fit.
     """
-    path = Path(path)
+    path = expand(path)
     if not path.is_file():
         raise UserError(
             f"config.replay.offline_dataset: no file {str(path)!r}, expected a "
@@ -68,16 +82,19 @@ def load_offline(
         )
     is_demos = is_hdf5(path) or "states_next" not in load_npz(path, ["states_next"])
     if is_demos:
-        data = load_dataset(path, task)
+        data = load_dataset(path, task, filter_key=filter_key, needs_rewards=True)
         require_same_sizes(path, data.obs, data.actions, norm, "the base policy")
         obs = _rescale_obs(data.normalization, norm, data.obs)
         actions = _rescale_actions(data.normalization, norm, data.actions)
+        warn_of_scale(path, task, obs, "the base policy's scale")
         data = data._replace(obs=obs, actions=actions)
         transitions = cut_transitions(str(path), data, chunk_len, reward_offset)
     else:
+        refuse_filter_key(path, filter_key)
         transitions = _read_transitions(path, norm, chunk_len)
+        _check_transitions(path, transitions, norm, chunk_len, reward_offset, task)
     digest = hashlib.sha256()
-    for array in transitions:
+    for array in transitions[:5]:  # what `ended` says is the same for all
         digest.update(np.ascontiguousarray(array))
     return Offline(transitions, digest.hexdigest())
 
@@ -98,13 +115,10 @@ def cut_transitions(
       reward_offset: subtracted at every control step.
 
     Raises:
-      UserError: no step has a reward, or no episode is long enough.
+      UserError: no step has a reward, some reward is neither 0 nor 1, or no episode is
+        long enough.
     """
-    if not np.any(data.rewards):
-        raise UserError(
-            f"{source} holds no reward, so that critics can learn nothing from it; "
-            "give a file with rewards"
-        )
+    check_rewards(source, data.rewards)
     ends = np.repeat(np.cumsum(data.lengths), data.lengths)  # [steps], past the last
     starts = np.arange(len(data.obs))
     stops = starts + chunk_len
@@ -124,7 +138,7 @@ def cut_transitions(
         reward=reward.astype(np.float32),
         # A terminal chunk's is never used; its own last step stands there.
         next_obs=data.obs[np.where(done, stops - 1, stops)],
-        done=done.astype(np.float32),
+        **_alone(done),
     )
 
 
@@ -164,8 +178,33 @@ def _read_transitions(path: Path, norm: Normalization, chunk_len: int) -> Transi
         action=found["actions"].reshape(count, -1),
         reward=found["rewards"],
         next_obs=found["states_next"],
-        done=(found["terminals"] != 0).astype(np.float32),
+        **_alone(found["terminals"] != 0),
     )
+
+
+def _alone(done: np.ndarray) -> dict[str, np.ndarray]:
+    """The fields of transitions `[n]` that are drawn one by one."""
+    discount = 1.0 - done.astype(np.float32)
+    return {"discount": discount, "ended": np.ones(len(done), bool)}
+
+
+def _check_transitions(
+    path: Path,
+    transitions: Transition,
+    norm: Normalization,
+    chunk_len: int,
+    reward_offset: float,
+    task: str,
+) -> None:
+    """Raises UserError, or logs, where they are no transitions of the task."""
+    if task in TASKS:
+        env_args = read_npz_env_args(path)
+        check_words(path, env_args, TASKS[task], needs_rewards=True)
+    check_chunk_rewards(path, transitions.reward, chunk_len, reward_offset)
+    warn_of_scale(path, task, transitions.obs, "the base policy's scale")
+    actions = transitions.action.reshape(len(transitions.action), chunk_len, -1)
+    raw = unnormalize_obs(norm, transitions.obs), unnormalize_action(norm, actions)
+    warn_of_values(path, task, *raw)
 
 
 def _same(one: Normalization, other: Normalization) -> bool:

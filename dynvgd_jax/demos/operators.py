@@ -1,10 +1,12 @@
-"""What an operator is: a spread of styles, and how unsteady the hand is."""
+"""What a task's experts are made of: a script, and operators who follow it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from dynvgd_jax.demos.motion import Aim, Scene
 
 # A number is taken as it is, a pair is a uniform range, a list is a choice.
 Spread = float | tuple[float, float] | list[float]
@@ -19,6 +21,19 @@ class Operator(NamedTuple):
     wobble: float = 1.0  # times the configured waypoint noise
     hesitation: float = 0.0  # chance per control step to pause for a moment
     detour: float = 0.006  # chance per control step to stray for a moment
+
+
+class Script(NamedTuple):
+    """All that demonstrations need to know of a task."""
+
+    object_body: Callable[[Any], str]  # robosuite environment -> body that it moves
+    style: Callable[..., Any]  # record of an episode's ways, all fields with defaults
+    decide: Callable[[Any, Scene], Aim]  # (style, scene) -> what to do next
+    closed_on_nothing: Callable[[Scene], bool]
+    # Good and bad operators share the states before a bad choice, so that a policy
+    # trained on their mixture holds both choices where a critic can tell them apart.
+    # "expert" is the noise-free measure of the script; the others demonstrate.
+    operators: Mapping[str, Operator]
 
 
 def draw_style(spreads: Mapping[str, Spread], rng: np.random.Generator) -> dict:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynvgd_jax.demos.motion import CLOSE, OPEN, Aim, Scene, wrap, yaw_of
-from dynvgd_jax.demos.operators import Operator
+from dynvgd_jax.demos.operators import Operator, Script
 
 PEG_XY_M = np.array([0.23, 0.10])
 PEG_TOP_Z_M = 0.95
@@ -164,8 +164,7 @@ def closed_on_nothing(scene: Scene) -> bool:
     return scene.width < 0.022
 
 
-# "expert" is the noise-free measure of the script; the others demonstrate.
-OPERATORS: dict[str, Operator] = {
+_OPERATORS = {
     "expert": Operator({}),
     "careful": Operator(
         {
@@ -207,3 +206,11 @@ OPERATORS: dict[str, Operator] = {
         },
     ),
 }
+
+SCRIPT = Script(
+    object_body=lambda env: env.nuts[env.nut_id].root_body,
+    style=SquareStyle,
+    decide=decide,
+    closed_on_nothing=closed_on_nothing,
+    operators=_OPERATORS,
+)

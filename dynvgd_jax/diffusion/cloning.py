@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from dynvgd_jax.core.precision import with_precision
+from dynvgd_jax.diffusion.arrays import Array
+from dynvgd_jax.diffusion.ddpm import denoising_loss
 from dynvgd_jax.diffusion.network import DiffusionMLP, init_params
 from dynvgd_jax.diffusion.policy import make_eps_fn
-from dynvgd_jax.diffusion.sampler import EpsFn
 from dynvgd_jax.diffusion.schedule import Schedule
 
 # Draws behind the validation loss: chunk, timestep and noise, fixed for a run.
@@ -85,23 +87,6 @@ def take(
     return jnp.asarray(chunks.obs)[start], jnp.asarray(chunks.actions)[steps]
 
 
-def denoising_loss(
-    eps_fn: EpsFn,
-    schedule: Schedule,
-    key: Array,
-    obs: Float[Array, "b do"],
-    actions: Float[Array, "b ta da"],
-) -> Float[Array, ""]:
-    """Mean squared error of the predicted noise at uniform t (DDPM's simple loss)."""
-    t_key, noise_key = jax.random.split(key)
-    batch = len(obs)
-    t = jax.random.randint(t_key, (batch,), 0, schedule.num_train_timesteps)
-    noise = jax.random.normal(noise_key, actions.shape)
-    signal = jnp.asarray(schedule.alphas_cumprod)[t][:, None, None]
-    x_t = jnp.sqrt(signal) * actions + jnp.sqrt(1.0 - signal) * noise
-    return jnp.mean((eps_fn(x_t, t, obs) - noise) ** 2)
-
-
 def learning_rate(recipe: Recipe) -> optax.Schedule:
     """From the minimum to the peak linearly, and back along half a cosine."""
     return optax.warmup_cosine_decay_schedule(
@@ -169,22 +154,28 @@ def make_update(network: DiffusionMLP, schedule: Schedule, recipe: Recipe) -> Ca
 
 
 def make_validation(
-    network: DiffusionMLP, schedule: Schedule, chunks: Chunks, key: Array
+    network: DiffusionMLP,
+    schedule: Schedule,
+    chunks: Chunks,
+    key: Array,
+    *,
+    precision: str = "float32",
 ) -> Callable[[Any], jax.Array]:
     """Returns `params -> loss []` on a fixed draw of chunks, timesteps, and noise.
 
     The draw depends on `key` alone, so that losses of different steps compare.
+    `precision` is of matrix products, a key of `core.precision.PRECISIONS`.
     """
     index_key, loss_key = jax.random.split(key)
     count = len(chunks.starts)
     index = jax.random.randint(index_key, (VALIDATION_DRAWS,), 0, count)
     obs, actions = take(chunks, index, network.chunk_len)
 
-    @jax.jit
-    def validate(params, obs, actions):
+    def loss(params, obs, actions):
         eps_fn = make_eps_fn(network, params)
         return denoising_loss(eps_fn, schedule, loss_key, obs, actions)
 
+    validate = jax.jit(with_precision(loss, precision))
     return lambda params: validate(params, obs, actions)
 
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from dynvgd_jax.diffusion.arrays import Array
 from dynvgd_jax.diffusion.network import Dense, DiffusionMLP
 
 

@@ -1,5 +1,6 @@
 """The noise-predicting network of DPPO's MLP policies (`DiffusionMLP`)."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -9,15 +10,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from dynvgd_jax.core.precision import matmul
+from dynvgd_jax.diffusion.arrays import Array
 
 # DPPO's residual blocks set 1e-6, its plain MLP keeps PyTorch's default.
 RESIDUAL_NORM_EPS = 1e-6
 PLAIN_NORM_EPS = 1e-5
 # Above it mish(x) = x in float32, and exp(2 * x) is still finite.
 MISH_LINEAR_FROM = 20.0
+# Far above any policy; what a damaged or hostile description may ask for.
+MAX_SIZE, MAX_LAYERS = 65536, 100
 
 
 def mish(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -176,6 +180,38 @@ class DiffusionMLP(nn.Module):
                 h = _layer_norm(PLAIN_NORM_EPS, f"trunk_{i}_norm")(h)
             h = ACTIVATIONS[self.activation](h)
         return h
+
+
+_FIELDS = tuple(
+    f.name for f in dataclasses.fields(DiffusionMLP) if f.name not in ("name", "parent")
+)
+
+
+def network_fields(network: DiffusionMLP) -> dict[str, Any]:
+    """Returns the fields that describe a network, JSON values."""
+    return {name: getattr(network, name) for name in _FIELDS}
+
+
+def read_network(fields: dict[str, Any]) -> DiffusionMLP:
+    """Returns the network of a description; sizes are checked before any memory is.
+
+    Raises:
+      TypeError, ValueError: `fields` describes no network.
+    """
+    if set(fields) != set(_FIELDS):
+        wrong = sorted(set(fields) ^ set(_FIELDS))
+        raise ValueError(f"network fields {wrong} missing or unknown")
+    lists = ("hidden_dims", "cond_dims")  # as JSON has them
+    network = DiffusionMLP(**fields | {name: tuple(fields[name]) for name in lists})
+    sizes = (network.obs_dim, network.action_dim, network.chunk_len, network.time_dim)
+    sizes += network.hidden_dims + network.cond_dims
+    if not all(type(size) is int and 1 <= size <= MAX_SIZE for size in sizes):
+        raise ValueError(f"sizes {sizes}, expected numbers from 1 to {MAX_SIZE}")
+    if len(sizes) > MAX_LAYERS:
+        raise ValueError(f"{len(sizes)} sizes, expected at most {MAX_LAYERS}")
+    if type(network.residual) is not bool or type(network.layer_norm) is not bool:
+        raise ValueError("residual and layer_norm, expected true or false")
+    return network
 
 
 def param_shapes(network: DiffusionMLP) -> Any:

@@ -17,7 +17,10 @@ MAX_BETA = 0.999
 
 
 class Schedule(NamedTuple):
-    """The forward process and the moments of its reverse (DDPM) step."""
+    """The forward process and the moments of its reverse (DDPM) step.
+
+    Hashable by its values, so that it can be a static argument of a compiled function.
+    """
 
     betas: np.ndarray  # [T] float32, variance added at step t
     alphas_cumprod: np.ndarray  # [T] float32, share of the signal left at t
@@ -28,6 +31,17 @@ class Schedule(NamedTuple):
     @property
     def num_train_timesteps(self) -> int:
         return len(self.betas)
+
+    def __hash__(self) -> int:
+        return hash(self.betas.tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and all(
+            np.array_equal(mine, its) for mine, its in zip(self, other, strict=True)
+        )
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other  # a tuple has its own
 
 
 class DDIMSchedule(NamedTuple):

@@ -6,7 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.core.types import ChunkResult, EpisodeResult, Transition, VectorEnv
+from dynvgd_jax.core.types import (
+    ChunkResult,
+    EpisodeEnds,
+    EpisodeResult,
+    Transition,
+)
+from dynvgd_jax.envs.base import VectorEnv
 
 # (obs [n, Do], seeds [n] uint32, chunk_index [n] int32) -> chunk [n, Ta, Da]
 ActFn = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -123,12 +129,36 @@ def run_episodes(
             if not alive.any():
                 break
         for index in rows:
-            yield books.close(index, env.chunk_len, fault=not alive[index])
+            yield books.close(index, env.sizes.chunk_len, fault=not alive[index])
 
 
 def max_chunks(env: VectorEnv) -> int:
     """Returns the chunks of one episode; the last may run past the time limit."""
-    return -(-env.max_episode_env_steps // env.chunk_len)
+    return -(-env.sizes.max_episode_env_steps // env.sizes.chunk_len)
+
+
+def evaluation_seeds(seed: int, episodes: int) -> np.ndarray:
+    """Returns the reset seeds `[episodes]` that belong to `eval.seed`."""
+    return np.array(
+        [episode_seed(EVAL_STREAM, seed, i) for i in range(episodes)], np.uint32
+    )
+
+
+def evaluate(
+    env: VectorEnv,
+    act_fn: ActFn,
+    seeds: np.ndarray,
+    *,
+    reward_offset: float = 1.0,
+    progress: Callable[[EpisodeResult], None] | None = None,
+) -> list[EpisodeResult]:
+    """Returns one result per seed, in order; `progress` is told of each as it ends."""
+    results = []
+    for result in run_episodes(env, act_fn, seeds, reward_offset):
+        results.append(result)
+        if progress is not None:
+            progress(result)
+    return results
 
 
 class Collector:
@@ -146,6 +176,7 @@ class Collector:
         *,
         first_env: int = 0,
         num_envs: int | None = None,
+        gamma: float = 1.0,
         end_at_success: bool = False,
         bootstrap_at_time_limit: bool = False,
     ):
@@ -157,6 +188,7 @@ class Collector:
           reward_offset: subtracted from every control step's reward.
           first_env: number of `env`'s first environment among those of all processes.
           num_envs: of all processes; None is `env`'s own.
+          gamma: discount per chunk, of what a broken episode misses.
           end_at_success: a wholly successful chunk ends its episode, as done.
           bootstrap_at_time_limit: the time limit ends an episode, but not as done.
         """
@@ -164,12 +196,13 @@ class Collector:
         self.end_at_success = end_at_success
         self.bootstrap_at_time_limit = bootstrap_at_time_limit
         self.run_seed = run_seed
+        self.gamma = gamma
         self.reward_offset = reward_offset
         self.first_env = first_env
         self.num_envs = env.num_envs if num_envs is None else num_envs
         self.books = Books.empty(env.num_envs)
-        self.obs = np.zeros((env.num_envs, env.obs_dim), np.float32)
-        self._chunks = None  # of the step under way
+        self.obs = np.zeros((env.num_envs, env.sizes.obs_dim), np.float32)
+        self._chunks, self._extras = None, {}  # of the step under way
         self._reset(np.arange(env.num_envs))
 
     def _reset(self, indices: np.ndarray) -> None:
@@ -182,17 +215,21 @@ class Collector:
         seeds = self.books.seed[indices].astype(np.int64)
         self.obs[indices] = self.env.reset(indices, seeds)
 
-    def step_async(self, chunks: np.ndarray) -> None:
-        """Starts to execute `chunks [N, Ta, Da]`."""
-        self._chunks = chunks
+    def step_async(
+        self, chunks: np.ndarray, extras: dict[str, np.ndarray] | None = None
+    ) -> None:
+        """Starts to execute `chunks [N, Ta, Da]`; `extras [N, ...]` go with them."""
+        self._chunks, self._extras = chunks, extras or {}
         self.env.step_async(np.arange(self.env.num_envs), chunks)
 
-    def step_wait(self) -> tuple[Transition, list[EpisodeResult]]:
+    def step_wait(self) -> tuple[Transition, list[EpisodeResult], EpisodeEnds]:
         """Returns N transitions and the episodes that the started step finished.
 
-        The time limit is stored as `done`, as the published code does, unless
+        The time limit is stored with `discount` 0, as the published code does, unless
         `bootstrap_at_time_limit`; and so is a wholly successful chunk with
         `end_at_success`. The next observation of an episode's end is the terminal one.
+        A chunk whose physics broke is stored with the return of an episode that earns
+        nothing any more.
         """
         everyone = np.arange(self.env.num_envs)
         chunks, result = self._chunks, self.env.step_wait()
@@ -204,23 +241,50 @@ class Collector:
         over = done | (self.books.chunks >= max_chunks(self.env))
         if not self.bootstrap_at_time_limit:
             done = over
+        reward = chunk_reward(result.reward, self.reward_offset)
+        reward += np.where(result.fault, self._missed(), 0.0).astype(np.float32)
         transition = Transition(
             obs=self.obs.copy(),
             action=chunks.reshape(len(chunks), -1).astype(np.float32),
-            reward=chunk_reward(result.reward, self.reward_offset),
+            reward=reward,
             next_obs=result.obs.copy(),
-            done=done.astype(np.float32),
+            discount=1.0 - done.astype(np.float32),
+            ended=over,
+            extras=self._extras,
         )
         self.obs = result.obs.copy()
+        ends = EpisodeEnds(
+            ended=over.copy(),
+            episode=self.books.episode.astype(np.int32),
+            success_chunk=self.books.success_chunk & ~result.fault,
+            episode_return=self.books.episode_return.astype(np.float32),
+        )
         ended = [
-            self.books.close(i, self.env.chunk_len, bool(result.fault[i]))
+            self.books.close(i, self.env.sizes.chunk_len, bool(result.fault[i]))
             for i in np.flatnonzero(over)
         ]
         if over.any():
             self._reset(np.flatnonzero(over))
-        return transition, ended
+        return transition, ended, ends
 
-    def step(self, chunks: np.ndarray) -> tuple[Transition, list[EpisodeResult]]:
+    def _missed(self) -> np.ndarray:
+        """Return `[N]` after this chunk of an episode that earns nothing any more.
+
+        Its steps until the time limit, or without end where targets look past it.
+        """
+        chunk = -self.reward_offset * self.env.sizes.chunk_len
+        if self.bootstrap_at_time_limit and self.gamma < 1.0:
+            left = np.full(self.env.num_envs, np.inf)
+        else:
+            left = np.maximum(max_chunks(self.env) - self.books.chunks, 0)
+        if self.gamma == 1.0:
+            return chunk * left
+        # 0 ** 0 is 1 here, and gamma ** inf is 0
+        return chunk * self.gamma * (1.0 - self.gamma**left) / (1.0 - self.gamma)
+
+    def step(
+        self, chunks: np.ndarray
+    ) -> tuple[Transition, list[EpisodeResult], EpisodeEnds]:
         """Executes `chunks [N, Ta, Da]`; returns as `step_wait`."""
         self.step_async(chunks)
         return self.step_wait()

@@ -5,15 +5,23 @@ import io
 from collections.abc import Collection
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.types import Transition
-from dynvgd_jax.runs.durable import write_durably
+from dynvgd_jax.runs.durable import entries, remove, write_durably
+
+# The last one whose segments hold float32 columns, without `discount` and `ended`.
+LAST_FLOAT_COMMIT = "9b190e2"
+
+
+class OlderRunError(UserError):
+    """A run whose transitions only an older version of this program can read."""
 
 
 class ReplayLog:
-    """Segments `<first>-<stop>.npy [n, columns]` of a run's transitions, in order.
+    """Segments `<first>-<stop>.npy [n, bytes]` of a run's transitions, in order.
 
     Transitions are numbered as they come; a ring buffer of `capacity` slots holds
     number i in slot i modulo capacity. A late checkpoint writes no more than an early
@@ -60,19 +68,14 @@ class ReplayLog:
         return list(self.segments)
 
     def read(
-        self,
-        shape: tuple[int, ...],
-        obs_dim: int,
-        flat_action_dim: int,
-        step_rows: int = 1,
+        self, shape: tuple[int, ...], example: Transition, step_rows: int = 1
     ) -> Transition:
         """Returns what ring buffers hold by now, slot by slot.
 
         Args:
           shape: `(capacity,)`, or `(devices, capacity)` where each device has a ring
             buffer of its own and gets its equal share of every vector step.
-          obs_dim: Do.
-          flat_action_dim: Ta * Da.
+          example: one transition, see `ring.example_transition`.
           step_rows: transitions of a vector step.
 
         Returns: arrays with leading axes `shape`; slots never written are zero.
@@ -80,7 +83,7 @@ class ReplayLog:
         Raises:
           UserError: a segment is missing or not as it was written.
         """
-        columns = 2 * obs_dim + flat_action_dim + 2
+        columns = sum(leaf.nbytes for leaf in jax.tree.leaves(example))
         rows = np.concatenate([self._rows(s, columns) for s in self.segments])
         num_shards = shape[0] if len(shape) == 2 else 1
         share = rows.reshape(-1, num_shards, step_rows // num_shards or 1, columns)
@@ -93,27 +96,44 @@ class ReplayLog:
             for shard in range(num_shards)
         ]
         ring = np.stack(rings).reshape(*shape, columns)
-        return _from_rows(ring, obs_dim, flat_action_dim)
+        return _from_rows(ring, example)
 
     def verify(self) -> None:
         """Raises UserError unless every segment is as it was written."""
         for segment in self.segments:
-            self._sound_content(segment)
+            self._array(segment)
 
     def keep(self, names: Collection[str]) -> None:
-        """Deletes the files of all segments but those called `names`."""
-        for path in self.folder.glob("*.npy"):
-            if path.name not in names:
-                path.unlink()
+        """Deletes the files of all segments but those called `names`.
+
+        Raises:
+          OSError: one cannot be deleted, or a link stands in the folder's place.
+        """
+        for path in entries(self.folder):
+            if path.suffix == ".npy" and path.name not in names:
+                remove(path)
+
+    def _array(self, segment: dict) -> np.ndarray:
+        path = self.folder / Path(segment["name"]).name
+        try:
+            rows = np.load(io.BytesIO(self._sound_content(segment)), allow_pickle=False)
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: {error}") from error
+        if rows.dtype == np.float32:
+            raise OlderRunError(
+                f"{path}: written by an older version of this program, commit "
+                f"{LAST_FLOAT_COMMIT} or before; go on with that one, nothing was "
+                "changed"
+            )
+        return rows
 
     def _rows(self, segment: dict, columns: int) -> np.ndarray:
-        content = self._sound_content(segment)
-        rows = np.load(io.BytesIO(content), allow_pickle=False)
-        if rows.shape != (segment["rows"], columns) or rows.dtype != np.float32:
+        rows = self._array(segment)
+        if rows.shape != (segment["rows"], columns) or rows.dtype != np.uint8:
             raise UserError(
                 f"{self.folder / segment['name']}: found transitions "
                 f"{rows.dtype}{rows.shape}, expected "
-                f"float32{(segment['rows'], columns)}"
+                f"uint8{(segment['rows'], columns)}"
             )
         return rows
 
@@ -138,20 +158,31 @@ class ReplayLog:
 
 def _ring(rows: np.ndarray, total: int, capacity: int) -> np.ndarray:
     """Returns a ring buffer's slots after `total` transitions, `rows` the last ones."""
-    ring = np.zeros((capacity, rows.shape[1]), np.float32)
+    ring = np.zeros((capacity, rows.shape[1]), np.uint8)
     rows = rows[-capacity:]
     ring[(total - len(rows) + np.arange(len(rows))) % capacity] = rows
     return ring
 
 
 def _to_rows(batch: Transition) -> np.ndarray:
-    columns = [np.asarray(part, np.float32) for part in batch]
+    """The bytes of every transition, field by field: every dtype keeps its bits."""
+    count = len(batch.reward)
     return np.concatenate(
-        [part.reshape(len(part), -1) for part in columns], axis=1, dtype=np.float32
+        [
+            np.ascontiguousarray(leaf).reshape(count, -1).view(np.uint8)
+            for leaf in jax.tree.leaves(batch)
+        ],
+        axis=1,
     )
 
 
-def _from_rows(rows: np.ndarray, obs_dim: int, flat_action_dim: int) -> Transition:
-    sizes = (obs_dim, flat_action_dim, 1, obs_dim, 1)
-    obs, action, reward, next_obs, done = np.split(rows, np.cumsum(sizes)[:-1], axis=-1)
-    return Transition(obs, action, reward[..., 0], next_obs, done[..., 0])
+def _from_rows(rows: np.ndarray, example: Transition) -> Transition:
+    leaves, structure = jax.tree.flatten(example)
+    ends = np.cumsum([leaf.nbytes for leaf in leaves])[:-1]
+    found = [
+        np.ascontiguousarray(part)
+        .view(leaf.dtype)
+        .reshape(*rows.shape[:-1], *leaf.shape)
+        for part, leaf in zip(np.split(rows, ends, axis=-1), leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, found)

@@ -1,4 +1,7 @@
-"""A ring buffer of transitions that lives on the device."""
+"""A ring buffer of transitions, as pure functions on arrays of one device.
+
+Transitions may have any fields: the buffer is made for an example of one.
+"""
 
 from typing import NamedTuple
 
@@ -6,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynvgd_jax.core.types import Transition
+from dynvgd_jax.core.types import PyTree, Transition
 
 
 class ReplayState(NamedTuple):
@@ -20,43 +23,63 @@ class ReplayState(NamedTuple):
 
 
 class Window(NamedTuple):
-    """How far a drawn transition reaches; `Window()` is the transition as stored."""
+    """How far a drawn transition reaches, and what its future is worth."""
 
+    gamma: float  # discount per chunk
     steps: int = 1  # n, action chunks until the bootstrap
     # Slots from a transition to the next one of the same environment: transitions are
     # stored a whole vector step at a time.
     stride: int = 1
-    gamma: float = 1.0  # discount per chunk
 
 
-def transition_nbytes(obs_dim: int, flat_action_dim: int) -> int:
+def example_transition(
+    obs_dim: int, flat_action_dim: int, extras: dict[str, np.ndarray] | None = None
+) -> Transition:
+    """Returns a transition of zeros, without leading axes: shapes and dtypes.
+
+    Args:
+      obs_dim: Do.
+      flat_action_dim: Ta * Da.
+      extras: examples of what a method stores beside.
+    """
+    return Transition(
+        obs=np.zeros(obs_dim, np.float32),
+        action=np.zeros(flat_action_dim, np.float32),
+        reward=np.zeros((), np.float32),
+        next_obs=np.zeros(obs_dim, np.float32),
+        discount=np.zeros((), np.float32),
+        ended=np.zeros((), bool),
+        extras=dict(extras or {}),
+    )
+
+
+def transition_nbytes(example: Transition) -> int:
     """Returns the bytes that one stored transition takes."""
-    return 4 * (2 * obs_dim + flat_action_dim + 2)
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(example))
 
 
 def init_replay(
-    capacity: int,
-    obs_dim: int,
-    flat_action_dim: int,
-    offline: Transition | None = None,
+    capacity: int, example: Transition, offline: Transition | None = None
 ) -> ReplayState:
     """Returns an empty buffer; the memory is allocated now, not when it fills up.
 
-    `offline`: NumPy transitions, leading axis of at least 1, or None.
+    Args:
+      capacity: transitions, at least 1.
+      example: one transition, see `example_transition`.
+      offline: NumPy transitions, leading axis of at least 1, or None.
+
+    Raises:
+      ValueError: the capacity is too small.
     """
     if capacity < 1:
         raise ValueError(f"replay capacity is {capacity}, expected at least 1")
     return ReplayState(
-        data=Transition(
-            obs=jnp.zeros((capacity, obs_dim)),
-            action=jnp.zeros((capacity, flat_action_dim)),
-            reward=jnp.zeros((capacity,)),
-            next_obs=jnp.zeros((capacity, obs_dim)),
-            done=jnp.zeros((capacity,)),
+        data=jax.tree.map(
+            lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), example
         ),
         cursor=jnp.zeros((), jnp.int32),
         size=jnp.zeros((), jnp.int32),
-        offline=None if offline is None else Transition(*map(jnp.asarray, offline)),
+        offline=None if offline is None else jax.tree.map(jnp.asarray, offline),
     )
 
 
@@ -77,7 +100,7 @@ def refill(state: ReplayState, data: Transition, total: int) -> ReplayState:
         value = np.broadcast_to(value, like.shape)
         return jax.device_put(value, like.sharding, may_alias=False)
 
-    for leaf in state.data:
+    for leaf in jax.tree.leaves(state.data):
         leaf.delete()
     return state._replace(
         data=jax.tree.map(place, data, state.data),
@@ -104,14 +127,15 @@ def sample(
     state: ReplayState,
     key: jax.Array,
     shape: tuple[int, ...],
+    window: Window,
     num_offline: int = 0,
-    window: Window = Window(),  # noqa: B008, a constant
 ) -> Transition:
     """Returns transitions drawn uniformly with replacement, leading axes `shape`.
 
-    The first `num_offline` along the last of these axes are `state.offline`'s, as they
-    are; the others the buffer's, each reaching over `window`. The buffer must not be
-    empty: slot 0 would be returned as if it were valid.
+    Their `discount` is the factor of the value at `next_obs`, gamma included. The first
+    `num_offline` along the last axis of `shape` are `state.offline`'s and reach over
+    one chunk; the others are the buffer's, each reaching over `window`. The buffer must
+    not be empty: slot 0 would be returned as if it were valid.
     """
     if not num_offline:
         return _draw_online(state, key, shape, window)
@@ -119,7 +143,7 @@ def sample(
     *lead, batch = shape
     count = len(state.offline.reward)
     slots = jax.random.randint(offline_key, (*lead, num_offline), 0, count)
-    offline = _rows(state.offline, slots)
+    offline = discounted(rows(state.offline, slots), window.gamma)
     online = _draw_online(state, online_key, (*lead, batch - num_offline), window)
     axis = len(lead)
     return jax.tree.map(lambda *p: jnp.concatenate(p, axis), offline, online)
@@ -129,46 +153,61 @@ def _draw_online(
     state: ReplayState, key: jax.Array, shape: tuple[int, ...], window: Window
 ) -> Transition:
     slots = jax.random.randint(key, shape, 0, jnp.maximum(state.size, 1))
-    if window.steps == 1:
-        return _rows(state.data, slots)
-    return look_ahead(state, slots, window)
+    return look_ahead(state.data, state.cursor, slots, window)
 
 
-def look_ahead(state: ReplayState, slots: jax.Array, window: Window) -> Transition:
+def look_ahead(
+    data: Transition, cursor: jax.Array, slots: jax.Array, window: Window, xp=jnp
+) -> Transition:
     """Returns the n-step transitions that begin in `slots [...]`.
 
-    `reward` is the discounted sum of the next n rewards, `next_obs` what follows them.
-    A window ends early with its episode (the next transition of that environment begins
-    elsewhere), and with the newest one that the buffer holds. That the bootstrap after
-    m <= n chunks counts gamma^m is in `done`, so that `reward + (1 - done) * gamma *
-    value` is right: 1 - done is gamma^(m - 1), 0 where the episode is done.
+    `reward` is the discounted sum of the rewards of m <= n chunks, `next_obs` what
+    follows them and `discount` gamma^m times that of the last, so that `reward +
+    discount * value` is right. A window ends early with its episode, and with the
+    newest transition that the buffer holds. `extras` are those of the first chunk.
+
+    Args:
+      data: the buffer's slots.
+      cursor: [] next slot to write.
+      slots: of the first chunks.
+      window: how far to look.
+      xp: the arrays' library, jax.numpy or numpy.
     """
-    data, capacity = state.data, state.data.reward.shape[0]
-    newer = (state.cursor - 1 - slots) % capacity  # transitions stored after it
+    if window.steps == 1:
+        return discounted(rows(data, slots), window.gamma)
+    capacity = data.reward.shape[0]
+    newer = (cursor - 1 - slots) % capacity  # transitions stored after it
     # Explicit axes: tests refuse silent rank promotion.
     shape = (1,) * slots.ndim + (window.steps,)
-    steps = jnp.arange(window.steps, dtype=jnp.int32)
+    steps = xp.arange(window.steps, dtype=xp.int32)
     ahead = (window.stride * steps).reshape(shape)
     pad = [(0, 0)] * slots.ndim + [(1, 0)]
     places = (slots[..., None] + ahead) % capacity
     stored = newer[..., None] >= ahead
-    arrived, begun = data.next_obs[places[..., :-1]], data.obs[places[..., 1:]]
-    same = jnp.all(arrived == begun, axis=-1)
-    unbroken = jnp.cumprod(jnp.pad(same, pad, constant_values=True), axis=-1) > 0
+    goes_on = ~data.ended[places[..., :-1]]
+    unbroken = xp.cumprod(xp.pad(goes_on, pad, constant_values=True), axis=-1) > 0
     counts = stored & unbroken
-    discount = window.gamma ** steps.astype(jnp.float32)
+    discount = xp.asarray(window.gamma, xp.float32) ** steps.astype(xp.float32)
     rewards = discount.reshape(shape) * data.reward[places]
-    reward = jnp.sum(jnp.where(counts, rewards, 0.0), axis=-1)
-    last = jnp.sum(counts, axis=-1, dtype=jnp.int32) - 1
-    end = jnp.take_along_axis(places, last[..., None], axis=-1)[..., 0]
+    reward = xp.sum(xp.where(counts, rewards, 0.0), axis=-1, dtype=xp.float32)
+    last = xp.sum(counts, axis=-1, dtype=xp.int32) - 1
+    end = xp.take_along_axis(places, last[..., None], axis=-1)[..., 0]
     return Transition(
         obs=data.obs[slots],
         action=data.action[slots],
         reward=reward,
         next_obs=data.next_obs[end],
-        done=1.0 - (1.0 - data.done[end]) * discount[last],
+        discount=data.discount[end] * (discount * window.gamma)[last],
+        ended=data.ended[end],
+        extras=rows(data.extras, slots),
     )
 
 
-def _rows(data: Transition, slots: jax.Array) -> Transition:
+def discounted(batch: Transition, gamma: float) -> Transition:
+    """Returns stored transitions as drawn ones: `discount` with gamma in it."""
+    return batch._replace(discount=batch.discount * gamma)
+
+
+def rows(data: PyTree, slots: jax.Array) -> PyTree:
+    """Returns what stands in `slots [...]` of every leaf."""
     return jax.tree.map(lambda store: store[slots], data)

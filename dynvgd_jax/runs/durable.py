@@ -1,5 +1,6 @@
 """Files and folders that appear complete or not at all, and files that only grow."""
 
+import errno
 import logging
 import os
 import shutil
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 
 # A link in a run folder from elsewhere must not lead to another file of the user.
 _APPEND_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+_NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -24,7 +26,7 @@ def write_durably(path: Path, content: bytes) -> None:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with open(partial, "wb") as file:
+        with _open_new(partial) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -48,7 +50,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path).absolute()
     refuse_existing(path)
     partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(partial)
     made = [parent for parent in path.parents if not parent.exists()]  # deepest first
     try:
         partial.mkdir(parents=True)
@@ -79,7 +81,7 @@ def new_file(path: str | Path) -> Iterator[BinaryIO]:
     refuse_existing(path)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with open(partial, "wb") as file:
+        with _open_new(partial) as file:
             yield file
         sync(partial)
         partial.rename(path)
@@ -88,13 +90,85 @@ def new_file(path: str | Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
+def entries(folder: Path) -> list[Path]:
+    """Returns what lies in a folder that a run made for itself; nothing without one.
+
+    Raises:
+      OSError: a link stands in its place, whose files are not the run's to delete.
+    """
+    if folder.is_symlink():
+        text = "is a link, expected a folder of the run's own; put the folder there"
+        raise OSError(errno.ELOOP, text, str(folder))
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def remove(path: Path) -> None:
+    """Deletes a file, a folder, or a link but nothing that it leads to.
+
+    A folder is renamed first, so that none is ever seen half deleted; what a process
+    that dies in between leaves is for `remove_partials`.
+
+    Raises:
+      OSError: it cannot be deleted.
+    """
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    if not _is_partial(path):
+        hidden = path.with_name(f".{path.name}.partial")
+        remove(hidden)
+        path = path.rename(hidden)
+    shutil.rmtree(path)
+
+
 def remove_partials(folder: Path) -> None:
-    """Deletes what a process that died inside a save has left in `folder`."""
-    for path in folder.glob(".*.partial"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    """Deletes what a process that died inside a save has left in `folder`.
+
+    Raises:
+      OSError: as `entries` and `remove`.
+    """
+    for path in entries(folder):
+        if _is_partial(path):
+            remove(path)
+
+
+def refuse_links(folder: Path) -> None:
+    """Raises UserError where `folder`, or anything inside, is a link."""
+    refuse_link(folder)
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            refuse_link(Path(place, name))
+
+
+def refuse_link(path: Path) -> None:
+    """Raises UserError where `path` is a link: deleting there is for its owner."""
+    if path.is_symlink():
+        raise UserError(
+            f"{path} is a link to {os.readlink(path)}; nothing was changed; a run "
+            "deletes and replaces what lies in its folder, so put the files themselves "
+            "there, or move the whole run folder and link that"
+        )
+
+
+def refuse_shared(path: Path) -> None:
+    """Raises UserError where a change inside the file `path` shows elsewhere too."""
+    refuse_link(path)
+    if path.is_file() and path.stat().st_nlink > 1:
+        raise UserError(
+            f"{path} has another name elsewhere (a hard link), where its content would "
+            "change too; nothing was changed; copy the run folder with cp -a"
+        )
+
+
+def _is_partial(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".partial")
+
+
+def _open_new(path: Path) -> BinaryIO:
+    """Opens a file that is new, whatever lay there before; follows no link."""
+    path.unlink(missing_ok=True)
+    # an opener, so that the file knows its name
+    return open(path, "wb", opener=lambda name, _: os.open(name, _NEW_FLAGS, 0o644))
 
 
 def refuse_existing(path: Path) -> None:
@@ -121,6 +195,7 @@ class AppendFile:
         self._descriptor = os.open(path, _APPEND_FLAGS, 0o644)
         self._size = os.fstat(self._descriptor).st_size
         self._waiting = bytearray()
+        self._unsafe = bytearray()  # written at the end, not known to be on the disk
         self._failing = False
 
     def append(self, content: bytes) -> None:
@@ -139,7 +214,15 @@ class AppendFile:
     def flush(self) -> int:
         """Returns the size in bytes, all of it on the disk; OSError where it is not."""
         self._write()
-        os.fsync(self._descriptor)
+        try:
+            os.fsync(self._descriptor)
+        except OSError:
+            # Linux forgets what it could not write, and says at the next try that all
+            # is well: that must be written again.
+            self._size -= len(self._unsafe)
+            self._waiting, self._unsafe = self._unsafe, bytearray()
+            raise
+        self._unsafe.clear()
         return self._size
 
     def close(self) -> None:
@@ -149,13 +232,17 @@ class AppendFile:
         except OSError as error:
             count = len(self._waiting)
             log.warning("%s lacks %d bytes: %s", self.path, count, error.strerror)
-        os.close(self._descriptor)
+        try:
+            os.close(self._descriptor)
+        except OSError as error:  # where a file system writes only now
+            log.warning("%s may lack its end: %s", self.path, error.strerror)
 
     def _write(self) -> None:
         # A full disk may take a part: the rest follows at exactly that place.
         while self._waiting:
             written = os.pwrite(self._descriptor, self._waiting, self._size)
             self._size += written
+            self._unsafe += self._waiting[:written]
             del self._waiting[:written]
         if self._failing:
             log.warning("%s is complete again", self.path)

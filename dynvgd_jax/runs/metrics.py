@@ -103,7 +103,7 @@ class MetricsLog:
         return {path.name: path.stat().st_size for path in files}
 
     def _event_files(self) -> list[Path]:
-        return sorted(self.workdir.glob("events.*tfevents.*"))
+        return event_files(self.workdir)
 
     def _cut_back(self, sizes: dict[str, int]) -> None:
         for path in (self.workdir / EPISODES_FILE, *self._event_files()):
@@ -158,6 +158,11 @@ class MetricsLog:
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+
+def event_files(workdir: Path) -> list[Path]:
+    """The run's TensorBoard files, oldest first."""
+    return sorted(workdir.glob("events.*tfevents.*"))
 
 
 def check_sizes(workdir: Path, sizes: Mapping[str, int]) -> None:

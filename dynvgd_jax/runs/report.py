@@ -75,6 +75,24 @@ def summarise(
     )
 
 
+def evaluation_line(summary: Summary, seconds: float, label: str = "") -> str:
+    """Returns one line on a finished evaluation.
+
+    Args:
+      summary: of the evaluation.
+      seconds: that it took.
+      label: in front of the policy's name, such as `seed 3, `.
+    """
+    s = summary
+    faults = f", {s.faults} physics faults" if s.faults else ""
+    return (
+        f"evaluated at {s.control_steps:,} control steps: {label}{s.policy}: success "
+        f"{success_text(s.success_chunk, s.episodes)} (any step "
+        f"{success_text(s.success_any, s.episodes)}), return {s.mean_return:.1f}, "
+        f"{s.episodes} episodes{faults}, {duration_text(seconds)}"
+    )
+
+
 def results_table(summaries: Sequence[Summary]) -> Table:
     """Returns a table with one row an evaluation; intervals are 95 % Wilson."""
     table = Table(title="Success with 95 % intervals", title_justify="left")

@@ -8,12 +8,18 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from dynvgd_jax import __version__
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.untrusted import load_json
 from dynvgd_jax.runs.durable import write_durably
 
 CONFIG_FILE = "config.json"
 VERSIONS_FILE = "versions.json"
+# Fields that runs of before lack, with what they did.
+ADDED_FIELDS = {
+    "critic.kind": "mean",
+    "replay.offline_filter_key": "",
+}
 LOGGED_PACKAGES = (
     "jax",
     "jaxlib",
@@ -44,9 +50,20 @@ def read_config(workdir: str | Path) -> ConfigDict:
         raise UserError(f"{workdir} is no run folder: it holds no {CONFIG_FILE}")
     try:
         config = ConfigDict(_lists_to_tuples(load_json(path)))
+        if config.get("job") == "train":
+            _add_fields(config)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     return config.lock()
+
+
+def _add_fields(config: ConfigDict) -> None:
+    for name, value in ADDED_FIELDS.items():
+        group, _, leaf = name.rpartition(".")
+        if group not in config:
+            config[group] = ConfigDict()
+        if leaf not in config[group]:
+            config[group][leaf] = value
 
 
 def versions() -> dict[str, str]:
@@ -54,7 +71,11 @@ def versions() -> dict[str, str]:
 
     A package that is not installed is "none"; so is `git_commit` outside a checkout.
     """
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found = {
+        "dynvgd_jax": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
     for package in LOGGED_PACKAGES:
         try:
             found[package] = metadata.version(package)
@@ -70,9 +91,13 @@ def write_versions(workdir: str | Path) -> None:
 
 
 def _git_commit() -> str:
-    """The commit of this code, with `+changes` where files differ from it."""
+    """The commit of this code, with `+changes` where files differ from it.
+
+    An installed copy may lie inside another repository, whose commit says nothing.
+    """
     folder = Path(__file__).resolve().parent
     try:
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
         commit = _git(folder, "rev-parse", "HEAD")
         return commit + ("+changes" if _git(folder, "status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):

@@ -1,32 +1,29 @@
-"""The heart: one guided step, x0 = z + lambda * w * dQ/dz, as a `guide_fn`.
+"""The heart: guided steps, x0 = z + lambda * w * dQ/dz, of any frozen denoiser.
 
-The sampler (`diffusion.sampler.ddim_decode`) hands a guide function the estimate `z` of
-the clean action after DDIM step `k` and continues from the `x0` it gets back. Formulas:
-SPEC of the published code, "guided decode"; names as there.
+`make_guide_fn` turns an estimate `z` of the clean action into the guided `x0`;
+`guided_decode` runs a denoiser's steps and lets it do so in some of them. Formulas and
+names: docs/method.md, "Guided decode".
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from dynvgd_jax.core.errors import UserError
-
-WEIGHT_MIN = 1e-3
-
-# Combines the ensemble's values [N, ...] into one [...]; table of config strings.
-REDUCERS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "min": lambda q: jnp.min(q, axis=0),
-    "mean": lambda q: jnp.mean(q, axis=0),
-}
+from dynvgd_jax.core.fields import number, one_of
+from dynvgd_jax.diffusion.base import Denoiser, decode, step, step_range
+from dynvgd_jax.steering.critics.base import REDUCERS
+from dynvgd_jax.steering.weight import Weighting, dynamic_weight, weighting
 
 # anneal(k, K) in (0, 1]: share of lambda that DDIM step k of K receives.
 ANNEALS: dict[str, Callable[[int, int], float]] = {
-    "linear": lambda k, ddim_steps: (k + 1) / ddim_steps,
-    "cosine": lambda k, ddim_steps: 0.5 - 0.5 * np.cos(np.pi * (k + 1) / ddim_steps),
-    "off": lambda k, ddim_steps: 1.0,
+    "linear": lambda k, num_steps: (k + 1) / num_steps,
+    "cosine": lambda k, num_steps: 0.5 - 0.5 * np.cos(np.pi * (k + 1) / num_steps),
+    "off": lambda k, num_steps: 1.0,
 }
 
 
@@ -35,20 +32,42 @@ ANNEALS: dict[str, Callable[[int, int], float]] = {
 POINTS = ("decoded", "estimate")
 
 
+FIELDS = {
+    "guidance.scale": number(-1e6, 1e6),
+    "guidance.last_k": number(0, 100),
+    "guidance.first_k": number(0, 100),
+    "guidance.point": one_of(POINTS),
+    "guidance.time_anneal": one_of(ANNEALS),
+    "guidance.reduce": one_of(REDUCERS),
+}
+
+
 class Guidance(NamedTuple):
     """Static choices of the guided decode."""
 
     scale: float = 0.005  # lambda_base, action units per unit of dQ/da
-    last_k: int = 3  # number of last DDIM steps guided; 0 means every step
-    first_k: int = 0  # of these only the first DDIM steps; 0 means no such bound
+    last_k: int = 3  # number of last steps guided; 0 means every step
+    first_k: int = 0  # of these only the first steps; 0 means no such bound
     point: str = "decoded"  # of POINTS, where the gradient is taken
     time_anneal: str = "linear"  # key of ANNEALS
     reduce: str = "min"  # key of REDUCERS
-    critics: str = "current"  # key of vgd.GUIDING_CRITICS
     dynamic: bool = True  # False: w = 1 and no clip of x0 (VGD)
-    beta: float = 1.0  # sensitivity of w to disagreement and TD error
-    c_local: float = 5.0  # Q units, scale of the ensemble's standard deviation
-    c_global: float = 100.0  # Q units, scale of the TD error
+    weighting: Weighting = Weighting()
+
+
+def guidance_options(config: ConfigDict, dynamic: bool) -> Guidance:
+    """Returns what `config.guidance` says of guided steps; `dynamic`: with w."""
+    options = config.guidance
+    return Guidance(
+        scale=options.scale,
+        last_k=options.last_k,
+        first_k=options.first_k,
+        point=options.point,
+        time_anneal=options.time_anneal,
+        reduce=options.reduce,
+        dynamic=dynamic,
+        weighting=weighting(config),
+    )
 
 
 class GuideStats(NamedTuple):
@@ -65,47 +84,79 @@ class GuideStats(NamedTuple):
     x0: jax.Array  # [B, Ta, Da] guided clean action, for Q after the step
 
 
-def first_guided_step(guidance: Guidance, ddim_steps: int) -> int:
-    """Returns the index of the first guided DDIM step; `ddim_steps` where none is.
+def guided_steps(guidance: Guidance, num_steps: int) -> range:
+    """Returns the guided ones of the steps 0 .. K-1; an empty range at K where none is.
 
     Scale 0 means no guidance at all. It must be decided here, because a guided step is
     another sampler even where lambda is tiny: it restarts from `z` with fresh noise of
     the network, so its limit for lambda -> 0 is not plain DDIM.
 
     Raises:
-      UserError: `last_k` or `first_k` does not fit `ddim_steps`.
+      UserError: `last_k` or `first_k` does not fit K.
     """
-    if not 0 <= guidance.last_k <= ddim_steps:
+    if not 0 <= guidance.last_k <= num_steps:
         raise UserError(
-            f"guidance.last_k is {guidance.last_k}, expected 0 (every step) to "
-            f"ddim_steps = {ddim_steps}; lower it"
+            f"config.guidance.last_k: found {guidance.last_k}, expected at most "
+            f"ddim_steps = {num_steps} (0 guides every step)"
         )
-    first = ddim_steps - guidance.last_k if guidance.last_k else 0
-    if not (guidance.first_k == 0 or first < guidance.first_k <= ddim_steps):
+    first = num_steps - guidance.last_k if guidance.last_k else 0
+    if not (guidance.first_k == 0 or first < guidance.first_k <= num_steps):
         raise UserError(
-            f"guidance.first_k is {guidance.first_k}, expected 0 (no bound) or "
-            f"{first + 1} to ddim_steps = {ddim_steps}, because last_k = "
-            f"{guidance.last_k} guides from step {first} on"
+            f"config.guidance.first_k: found {guidance.first_k}, expected 0 (no bound) "
+            f"or {first + 1} to {num_steps}, because last_k = {guidance.last_k} guides "
+            f"from step {first} on"
         )
-    return ddim_steps if guidance.scale == 0 else first
+    if guidance.scale == 0:
+        return range(num_steps, num_steps)
+    return range(first, guidance.first_k or num_steps)
 
 
-def local_weight(q: jax.Array, beta: float, c_local: float) -> jax.Array:
-    """Returns `exp(-beta * std_i(q_i) / c_local)`, `[B]`, for `q [N, B]`.
+def guided_decode(
+    denoiser: Denoiser,
+    prepared: Any,
+    x: jax.Array,
+    obs: jax.Array,
+    guide_fn: Callable[[jax.Array, jax.Array, int], tuple[jax.Array, Any]],
+    steps: range,
+    point: str = "decoded",
+    first_k: int = 0,
+) -> tuple[jax.Array, list[Any]]:
+    """Returns the chunks `[B, Ta, Da]` and the statistics of each guided step.
 
-    The standard deviation is the sample one (ddof = 1); a single critic cannot
-    disagree, so its weight is 1.
+    As published ("decoded"), a guided step k takes the plain step, runs the remaining
+    ones from there to an estimate `z` of the clean action, lets `guide_fn` turn it into
+    `x0`, and puts noise back on it: the network's at the already advanced x with the
+    old timestep, which is what the published runs did. With "estimate", `guide_fn` gets
+    the step's own estimate, and the step goes on from what it gives back with its own
+    noise: one evaluation of the network.
+
+    Args:
+      denoiser: of the policy.
+      prepared: from `denoiser.prepare`.
+      x: start noise, or for `first_k > 0` what the earlier steps left.
+      obs: normalised observations `[B, Do]`.
+      guide_fn: `(obs, z, k) -> (x0, statistics)`.
+      steps: the guided ones, see `guided_steps`; an empty range is the plain decode,
+        bit for bit.
+      point: of POINTS.
+      first_k: first step to run.
     """
-    if q.shape[0] == 1:
-        return jnp.ones_like(q[0])
-    return jnp.exp(-beta * jnp.std(q, axis=0, ddof=1) / c_local)
-
-
-def dynamic_weight(q: jax.Array, td_error: jax.Array, guidance: Guidance) -> jax.Array:
-    """Returns `w [B]` in `[1e-3, 1]` for `q [N, B]` and the scalar `td_error`."""
-    w_global = jnp.exp(-guidance.beta * td_error / guidance.c_global)
-    w = local_weight(q, guidance.beta, guidance.c_local) * w_global
-    return jnp.clip(w, WEIGHT_MIN, 1.0)
+    stats = []
+    for k in step_range(denoiser, first_k, None):
+        if k not in steps:
+            x = step(denoiser, prepared, x, k, obs)
+            continue
+        z, residual = denoiser.estimate(prepared, x, k, obs)
+        if point == "estimate":
+            x0, found = guide_fn(obs, z, k)
+            x = denoiser.advance(x0, residual, k)
+        else:
+            x = denoiser.advance(z, residual, k)
+            z = decode(denoiser, prepared, x, obs, first_k=k + 1)
+            x0, found = guide_fn(obs, z, k)
+            x = denoiser.renoise(prepared, x, x0, k, obs)
+        stats.append(found)
+    return x, stats
 
 
 def value_gradient(
@@ -136,17 +187,17 @@ def value_gradient(
 
 def make_guide_fn(
     guidance: Guidance,
-    ddim_steps: int,
+    num_steps: int,
     q_fn: Callable[[jax.Array, jax.Array], jax.Array],
     td_error: jax.Array,
     scale: jax.Array,
     weight_on: jax.Array | bool = True,
 ):
-    """Returns `guide_fn(obs, z, k) -> (x0, GuideStats)` for the sampler.
+    """Returns `guide_fn(obs, z, k) -> (x0, GuideStats)` of one guided step.
 
     Args:
       guidance: static choices.
-      ddim_steps: K.
+      num_steps: K.
       q_fn: `(obs [B, Do], flat action [B, Ta*Da]) -> q [N, B]`, the current critics.
       td_error: [] mean |Q - y| of the previous training call, 0 before the first.
       scale: [] lambda_base times its warm-up ramp.
@@ -157,9 +208,10 @@ def make_guide_fn(
     def guide_fn(obs, z, k):
         flat = z.reshape(z.shape[0], -1)
         grad, q, value = value_gradient(q_fn, guidance.reduce, obs, flat)
-        lam = scale * anneal(k, ddim_steps)
+        lam = scale * anneal(k, num_steps)
         if guidance.dynamic:
-            w = jnp.where(weight_on, dynamic_weight(q, td_error, guidance), 1.0)
+            w = dynamic_weight(q, td_error, guidance.weighting)
+            w = jnp.where(weight_on, w, 1.0)
         else:
             w = jnp.ones_like(value)
         push = lam * w[:, None] * grad

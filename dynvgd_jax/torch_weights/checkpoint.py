@@ -2,18 +2,29 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.torch_weights.critics import POLICY_MEMBER
-from dynvgd_jax.torch_weights.files import holds_member, load_torch, to_numpy
+from dynvgd_jax.torch_weights.facts import check_carried
+from dynvgd_jax.torch_weights.files import (
+    holds_member,
+    load_torch,
+    note_of_types,
+    plain_keys,
+    to_numpy,
+)
 
-COMPILED = "_orig_mod."
 PRETRAINED, FINE_TUNED = "pre-training", "fine-tuning"
 # Parts of a fine-tuning file that sampling does not need.
 _UNUSED = ("critic", "network", "eta")
+# Keys of a file under which a state_dict may stand, the first one first.
+_PARTS = ("ema", "model", "state_dict", "model_state_dict")
+# Parts of the network itself, for a file that holds nothing but it.
+_NETWORK_PARTS = {"time_embedding", "cond_mlp", "mlp_mean"}
 
 
 class Checkpoint(NamedTuple):
@@ -21,10 +32,12 @@ class Checkpoint(NamedTuple):
 
     path: Path
     layout: str  # PRETRAINED or FINE_TUNED
-    weights: str  # "ema" or "model", where the tensors come from
+    weights: str  # "ema" or "model", where the tensors come from; "" of a flat file
     base: dict[str, np.ndarray]
     fine_tuned: dict[str, np.ndarray] | None  # of a FINE_TUNED file
     unused: dict[str, int]  # prefix -> number of tensors left aside
+    carried: dict[str, Any]  # what one of our own files says about itself, see facts
+    notes: list[str]  # what a user should know, one line each
 
 
 def read_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
@@ -40,19 +53,10 @@ def read_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
             "Stable-Baselines3 save: give it to --critic"
         )
     content = load_torch(path)
-    found = [n for n in ("ema", "model") if _is_mapping(content, n)]
-    if not found:
-        raise UserError(
-            f"{path} fits no known layout: expected a dict with 'model' and, from "
-            f"pre-training, 'ema'; found {_describe(content)}"
-        )
-    chosen = weights or found[0]
-    if chosen not in found:
-        raise UserError(
-            f"{path} holds no {chosen!r} weights, found {', '.join(found)}; "
-            f"give --weights={found[0]}"
-        )
-    tensors = _plain_keys(path, content[chosen])
+    chosen, state = _choose(path, content, weights)
+    tensors = plain_keys(path, state)
+    if tensors and {key.partition(".")[0] for key in tensors} <= _NETWORK_PARTS:
+        tensors = {f"network.{key}": tensor for key, tensor in tensors.items()}
     groups: dict[str, dict] = {}
     for key, tensor in tensors.items():
         prefix, _, rest = key.partition(".")
@@ -82,22 +86,42 @@ def read_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
         base=networks[0],
         fine_tuned=networks[1] if fine else None,
         unused={p: len(g) for p, g in groups.items() if p not in wanted},
+        carried=check_carried(path, content),
+        notes=note_of_types(path, tensors),
     )
 
 
-def _is_mapping(content, name: str) -> bool:
+def _choose(path: Path, content: Any, weights: str | None) -> tuple[str, Mapping]:
+    """Returns the name of the weights and their state_dict; "" is a flat file's."""
+    found = [n for n in _PARTS if _is_mapping(content, n)]
+    if not found and _is_state(content):
+        if weights:
+            raise UserError(f"{path} is one state_dict by itself; drop --weights")
+        return "", content
+    if not found:
+        raise UserError(
+            f"{path} fits no known layout: expected a dict with 'model' and, from "
+            f"pre-training, 'ema', or a state_dict; found {_describe(content)}"
+        )
+    chosen = weights or found[0]
+    if chosen not in found:
+        raise UserError(
+            f"{path} holds no {chosen!r} weights, found {', '.join(found)}; "
+            + (f"give --weights={found[0]}" if found[0] in _PARTS[:2] else "drop it")
+        )
+    return chosen, content[chosen]
+
+
+def _is_mapping(content: Any, name: str) -> bool:
     return isinstance(content, Mapping) and isinstance(content.get(name), Mapping)
 
 
-def _plain_keys(path: Path, tensors: Mapping) -> dict:
-    """Keys as they are without torch.compile."""
-    plain = {}
-    for key, tensor in tensors.items():
-        name = str(key).replace(COMPILED, "")
-        if name in plain:
-            raise UserError(f"{path}: two tensors are named {name}; save it again")
-        plain[name] = tensor
-    return plain
+def _is_state(content: Any) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and bool(content)
+        and all(isinstance(value, torch.Tensor) for value in content.values())
+    )
 
 
 def _describe(content) -> str:

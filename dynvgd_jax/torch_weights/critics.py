@@ -12,10 +12,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dynvgd_jax.core.config_check import COUNT_END
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.fields import COUNT_END
 from dynvgd_jax.steering.critics.mlp import CriticEnsemble
-from dynvgd_jax.torch_weights.files import load_torch_bytes, read_members, to_numpy
+from dynvgd_jax.torch_weights.files import (
+    load_torch_bytes,
+    member_advice,
+    note_of_types,
+    plain_keys,
+    read_members,
+    to_numpy,
+)
 from dynvgd_jax.torch_weights.layouts import fill_leaf, require_keys
 
 POLICY_MEMBER, OPTIMIZER_MEMBER = "policy.pth", "critic.optimizer.pth"
@@ -38,6 +45,7 @@ class SavedCritics(NamedTuple):
     target: dict[str, np.ndarray]
     moments: "Moments | None"  # where the file has them
     unused: dict[str, int]  # prefix -> number of tensors left aside
+    notes: list[str]  # what a user should know, one line each
 
 
 class Moments(NamedTuple):
@@ -63,7 +71,12 @@ def read_critics(path: str | Path) -> SavedCritics:
             f"{path} holds no {POLICY_MEMBER}, expected a Stable-Baselines3 save"
         )
     source = f"{path}/{POLICY_MEMBER}"
-    groups = _read_groups(source, load_torch_bytes(source, members[POLICY_MEMBER]))
+    remedy = member_advice(path, POLICY_MEMBER)
+    state = load_torch_bytes(source, members[POLICY_MEMBER], remedy)
+    if not isinstance(state, Mapping):
+        raise UserError(f"{source} holds {type(state).__name__}, expected a dict")
+    state = plain_keys(source, state)
+    groups = _read_groups(source, state)
     current, target = groups.pop(CURRENT), groups.pop(TARGET)
     ensemble, in_dim = infer_ensemble(source, current)
     for arrays, prefix in ((current, CURRENT), (target, TARGET)):
@@ -71,10 +84,11 @@ def read_critics(path: str | Path) -> SavedCritics:
     moments = None
     if OPTIMIZER_MEMBER in members:
         name = f"{path}/{OPTIMIZER_MEMBER}"
-        content = load_torch_bytes(name, members[OPTIMIZER_MEMBER])
+        content = load_torch_bytes(name, members[OPTIMIZER_MEMBER], _DO_WITHOUT)
         moments = _read_moments(name, content, ensemble, current)
     unused = {prefix: len(group) for prefix, group in groups.items()}
-    return SavedCritics(path, ensemble, in_dim, current, target, moments, unused)
+    notes = note_of_types(source, state)
+    return SavedCritics(path, ensemble, in_dim, current, target, moments, unused, notes)
 
 
 def infer_ensemble(source: str, arrays: Arrays) -> tuple[CriticEnsemble, int]:
@@ -146,15 +160,13 @@ def from_flax(ensemble: CriticEnsemble, params: Any) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _read_groups(source: str, content: Any) -> dict[str, dict]:
+def _read_groups(source: str, content: Mapping[str, Any]) -> dict[str, dict]:
     """Sorts a state by prefix; the critics' tensors become arrays."""
-    if not isinstance(content, Mapping):
-        raise UserError(f"{source} holds {type(content).__name__}, expected a dict")
     groups: dict[str, dict] = {}
     for key, tensor in content.items():
-        prefix, _, rest = str(key).partition(".")
+        prefix, _, rest = key.partition(".")
         if prefix in (CURRENT, TARGET):
-            tensor = to_numpy(source, str(key), tensor)
+            tensor = to_numpy(source, key, tensor)
         groups.setdefault(prefix, {})[rest] = tensor
     missing = [f"{prefix}.*" for prefix in (CURRENT, TARGET) if prefix not in groups]
     if missing:

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from dynvgd_jax.core.config_check import CHOICES
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.diffusion.network import ACTIVATIONS, DiffusionMLP
+from dynvgd_jax.envs.base import task_names
 
 MAX_BYTES = 64 * 2**10  # published ones have some 4 KB
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -72,7 +72,7 @@ def read_dppo_config(path: str | Path) -> DppoConfig:
         _require_activation(path, f"{network}.activation_type", activation)
     # Pre-training YAMLs say `env: square`; in others `env` is a group of settings.
     named = (get("env_name"), get("env"))
-    task = next((name for name in named if name in CHOICES["task"]), None)
+    task = next((name for name in named if name in task_names()), None)
     sizes = {name: get(name) for name in ("obs_dim", "action_dim", "horizon_steps")}
     sizes = {name: value for name, value in sizes.items() if value is not None}
     if get(network) is not None:
@@ -87,21 +87,6 @@ def read_dppo_config(path: str | Path) -> DppoConfig:
         ft_denoising_steps=ft_steps or None,
         sizes={name: value for name, value in sizes.items() if _is_said(value)},
     )
-
-
-def choose(config: DppoConfig | None, name: str, flag: Any, default: Any) -> Any:
-    """Returns the flag's value, else the YAML's, else `default`.
-
-    Raises:
-      UserError: flag and YAML contradict each other.
-    """
-    said = None if config is None else getattr(config, name)
-    if flag is not None and said is not None and flag != said:
-        raise UserError(
-            f"found --{name}={flag}, but {config.path} says {said}; drop the one that "
-            "is wrong"
-        )
-    return next((v for v in (flag, said) if v is not None), default)
 
 
 def disagreements(

@@ -3,10 +3,11 @@
 import io
 import pickle
 import re
+import shlex
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ import torch
 from dynvgd_jax.core.errors import UserError
 
 ZIP_MAGIC = b"PK\x03\x04"
+_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# Kept as float32; the first two have all of their values in it.
+_OTHER_FLOATS = (torch.float16, torch.bfloat16, torch.float64)
+# What torch.compile and DataParallel put into keys, anywhere.
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|module)\.")
 # Published policies have some 30 MB, critics some 500; more is neither.
 MAX_FILE_BYTES = 8 * 2**30
 # What zipfile, pickle and torch raise on damaged files.
@@ -66,12 +72,15 @@ def read_file(path: str | Path, expected: str) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def load_torch_bytes(name: str, content: bytes) -> Any:
-    """Returns what `torch.save` wrote as `content`; errors as `load_torch`."""
+def load_torch_bytes(name: str, content: bytes, remedy: str | None = None) -> Any:
+    """Returns what `torch.save` wrote as `content`; errors as `load_torch`.
+
+    `remedy` is what to do about other classes; None is a command for the file `name`.
+    """
     if not content.startswith(ZIP_MAGIC):
         raise UserError(
             f"{name} does not begin like a zip file, expected what torch.save writes "
-            "since version 1.6; save it again with a current PyTorch"
+            f"since version 1.6; {_rewrite_advice(name, content)}"
         )
     _check_archive(name, content)
     try:
@@ -82,10 +91,88 @@ def load_torch_bytes(name: str, content: bytes) -> Any:
             raise _damaged(name, error) from error
         raise UserError(
             f"{name} needs the class {found[1] or found[2]}, expected tensors and "
-            "plain containers only; save the state_dict by itself"
+            f"plain containers only; {remedy or _tensors_advice(name)}"
         ) from error
     except _READ_ERRORS as error:
         raise _damaged(name, error) from error
+
+
+def _tensors_advice(name: str) -> str:
+    """A command that keeps a file's tensors; the classes run inside it."""
+    new = f"{name}.tensors.pt"
+    code = (
+        "import torch; plain = lambda v: v.state_dict() if hasattr(v, 'state_dict') "
+        f"else v; c = plain(torch.load({name!r}, map_location='cpu', "
+        "weights_only=False)); torch.save({k: plain(v) for k, v in c.items() if k in "
+        f"('ema', 'model', 'state_dict') or torch.is_tensor(v)}}, {new!r})"
+    )
+    return (
+        "if you trust the file, run this where that class is installed, then give "
+        f"{new}: python -c {shlex.quote(code)}"
+    )
+
+
+def member_advice(path: str | Path, member: str) -> str:
+    """A command that keeps only the tensors of one member of a zip."""
+    path = str(path)
+    new = f"{path}.tensors.zip"
+    code = (
+        f"import io, torch, zipfile; m = {member!r}; z = zipfile.ZipFile({path!r}); "
+        "a = {n: z.read(n) for n in z.namelist()}; b = io.BytesIO(); "
+        "c = torch.load(io.BytesIO(a[m]), map_location='cpu', weights_only=False); "
+        "torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, b); "
+        f"a[m] = b.getvalue(); o = zipfile.ZipFile({new!r}, 'w'); "
+        "[o.writestr(n, d) for n, d in a.items()]; o.close()"
+    )
+    return (
+        "if you trust the file, run this where that class is installed, then give "
+        f"{new}: python -c {shlex.quote(code)}"
+    )
+
+
+def _rewrite_advice(name: str, content: bytes) -> str:
+    new = f"{name}.new.pt"
+    if content.startswith(_LEGACY_MAGIC):
+        code = (
+            f"import torch; torch.save(torch.load({name!r}, map_location='cpu', "
+            f"weights_only=True), {new!r})"
+        )
+    elif content[8:10] == b'{"':
+        code = (
+            "import safetensors.torch as s, torch; "
+            f"torch.save(s.load_file({name!r}), {new!r})"
+        )
+    else:
+        return "save it again with a current PyTorch"
+    kind = "an older file" if content.startswith(_LEGACY_MAGIC) else "safetensors"
+    return f"it is {kind}: run this, then give {new}: python -c {shlex.quote(code)}"
+
+
+def plain_keys(source: str | Path, tensors: Mapping) -> dict[str, Any]:
+    """Returns the tensors under the keys of the plain module.
+
+    `_orig_mod.` of torch.compile and `module.` of DataParallel are dropped.
+
+    Raises:
+      UserError: two keys become the same.
+    """
+    plain = {}
+    for key, tensor in tensors.items():
+        name = _WRAPPERS.sub("", str(key))
+        if name in plain:
+            raise UserError(f"{source}: two tensors are named {name}; save it again")
+        plain[name] = tensor
+    return plain
+
+
+def note_of_types(source: str | Path, tensors: Mapping) -> list[str]:
+    """Returns one line where some tensors are other floats than float32, else none."""
+    values = [t for t in tensors.values() if isinstance(t, torch.Tensor)]
+    found = sorted({str(t.dtype) for t in values if t.dtype in _OTHER_FLOATS})
+    if not found:
+        return []
+    rounded = "; values were rounded" if "torch.float64" in found else ""
+    return [f"{source} holds {', '.join(found)}, kept as float32{rounded}"]
 
 
 def holds_member(path: str | Path, name: str) -> bool:
@@ -126,13 +213,14 @@ def read_members(path: str | Path, names: Sequence[str]) -> dict[str, bytes]:
 
 
 def to_numpy(source: str | Path, name: str, tensor: Any) -> np.ndarray:
-    """Returns a tensor as a float32 array.
+    """Returns a floating-point tensor as a float32 array.
 
     Raises:
-      UserError: it is no dense float32 tensor, declares more values than the file
-        holds for it, or holds NaN or infinity.
+      UserError: it is no dense tensor of float16, bfloat16, float32 or float64, it
+        declares more values than the file holds for it, or holds NaN or infinity.
     """
-    if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.float32:
+    floats = (torch.float32, *_OTHER_FLOATS)
+    if not isinstance(tensor, torch.Tensor) or tensor.dtype not in floats:
         kind = getattr(tensor, "dtype", type(tensor).__name__)
         raise UserError(f"{source}: {name} is {kind}, expected a float32 tensor")
     if tensor.layout != torch.strided or tensor.device.type != "cpu":
@@ -146,7 +234,8 @@ def to_numpy(source: str | Path, name: str, tensor: Any) -> np.ndarray:
             f"{source}: {name} has shape {list(tensor.shape)}, more than is stored for "
             "it; save it again after .contiguous()"
         )
-    array = tensor.detach().resolve_neg().contiguous().numpy()
+    tensor = tensor.detach().resolve_neg().to(torch.float32)
+    array = tensor.contiguous().numpy()
     if not np.isfinite(array).all():
         raise UserError(
             f"{source}: {name} holds values that are not finite; use another checkpoint"

@@ -34,7 +34,8 @@ def describe(
         return _describe_critics(path)
     said = None if dppo_config is None else read_dppo_config(dppo_config)
     checkpoint = read_checkpoint(path, weights)
-    lines = [f"{path}: DPPO {checkpoint.layout} file, weights '{checkpoint.weights}'"]
+    weights = f"weights '{checkpoint.weights}'" if checkpoint.weights else "state_dict"
+    lines = [f"{path}: DPPO {checkpoint.layout} file, {weights}", *checkpoint.notes]
     lines += [f"  {key} {list(a.shape)}" for key, a in checkpoint.base.items()]
     if checkpoint.fine_tuned is not None:
         lines.append("  the same keys once more, fine-tuned (actor_ft)")
@@ -49,6 +50,8 @@ def describe(
             lines.append(text or f"{said.path} agrees with the tensors")
     except UserError as error:
         lines.append(f"architecture: {error}")
+    said_here = ", ".join(f"{k} {v}" for k, v in checkpoint.carried.items())
+    lines.append(f"tensors do not tell task, T, activation; said: {said_here or '-'}")
     return "\n".join(lines)
 
 

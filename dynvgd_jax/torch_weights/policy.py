@@ -17,26 +17,19 @@ from dynvgd_jax.diffusion.policy import (
     BASE,
     FINE_TUNED,
     Policy,
-    load_policy,
     make_eps_fn,
-    save_policy,
 )
-from dynvgd_jax.diffusion.schedule import cosine_schedule
-from dynvgd_jax.envs.robosuite.tasks import TASKS, get_task
+from dynvgd_jax.diffusion.policy_files import load_policy, save_policy
+from dynvgd_jax.envs.robosuite.tasks import get_task
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.torch_weights.checkpoint import Checkpoint, read_checkpoint
-from dynvgd_jax.torch_weights.dppo_config import (
-    choose,
-    disagreements,
-    read_dppo_config,
-)
+from dynvgd_jax.torch_weights.dppo_config import disagreements, read_dppo_config
+from dynvgd_jax.torch_weights.facts import Facts, gather
 from dynvgd_jax.torch_weights.forward import predict_noise
 from dynvgd_jax.torch_weights.layouts import infer_network, to_flax
 
 MAX_DIFFERENCE = 1e-4
 _CHECK_ROWS = 64
-# Published training timesteps T; tensors do not tell.
-TRAIN_TIMESTEPS = {"can": 20, "lift": 20, "square": 100, "transport": 100}
 
 
 class ConvertedPolicy(NamedTuple):
@@ -44,6 +37,14 @@ class ConvertedPolicy(NamedTuple):
 
     difference: float  # largest |eps_jax - eps_torch|
     notes: list[str]  # what a user should know, one line each
+
+    def agreement(self) -> str:
+        """One line: what was compared, and what that does not cover."""
+        return (
+            f"the predicted noise agrees with torch's within {self.difference:.1e}; "
+            "that covers the tensors, not what they cannot tell: task, T, activation "
+            "and scale"
+        )
 
 
 def convert_policy(
@@ -69,11 +70,11 @@ def convert_policy(
       task: robosuite task, a key of `envs.tasks.TASKS`; None asks `dppo_config`.
       normalization: DPPO's npz; None is `normalization.npz` beside `source`.
       weights: "ema" or "model"; None is "ema" where the file has it.
-      num_train_timesteps: T; None asks `dppo_config`, then it is the task's published
-        one.
-      activation: of the trunk; None asks `dppo_config`, then it is "mish".
+      num_train_timesteps: T; None asks the file, `dppo_config`, and the file's path.
+      activation: of the trunk; None asks the file and `dppo_config`, then it is DPPO's
+        default, "mish".
       ft_denoising_steps: last steps by the fine-tuned network, of fine-tuned files;
-        None asks `dppo_config`.
+        None asks as for T.
       dppo_config: DPPO's YAML; where it and the tensors differ in a size, the tensors
         are followed and a note says so.
 
@@ -82,26 +83,21 @@ def convert_policy(
     """
     refuse_existing(Path(output))
     said = None if dppo_config is None else read_dppo_config(dppo_config)
-    task = choose(said, "task", task, None)
-    if task is None:
-        raise UserError(
-            f"found no --task and none in {dppo_config}, expected one of "
-            f"{', '.join(TASKS)}; the checkpoint does not tell"
-        )
     checkpoint = read_checkpoint(source, weights)
-    if checkpoint.fine_tuned is None and ft_denoising_steps is None:
-        ft_steps = None  # what a YAML says of a fine-tuning that is yet to come
-    else:
-        ft_steps = choose(said, "ft_denoising_steps", ft_denoising_steps, None)
-    default_steps = TRAIN_TIMESTEPS[get_task(task).name]
-    policy = _build(
-        checkpoint,
-        task,
-        Path(normalization or Path(source).with_name("normalization.npz")),
-        choose(said, "num_train_timesteps", num_train_timesteps, default_steps),
-        choose(said, "activation", activation, "mish"),
-        ft_steps,
+    facts = gather(
+        checkpoint.path,
+        checkpoint.carried,
+        said,
+        {
+            "task": task,
+            "num_train_timesteps": num_train_timesteps,
+            "activation": activation,
+            "ft_denoising_steps": ft_denoising_steps,
+        },
+        is_fine_tuned=checkpoint.fine_tuned is not None,
     )
+    scale = Path(normalization or Path(source).with_name("normalization.npz"))
+    policy = _build(checkpoint, facts, scale)
     with new_folder(output) as partial:
         save_policy(partial / "policy", policy)
         difference = largest_difference(load_policy(partial / "policy"), checkpoint)
@@ -114,8 +110,10 @@ def convert_policy(
         for part in (partial / "policy").iterdir():
             part.rename(partial / part.name)
         (partial / "policy").rmdir()
+    notes = [f"{facts.line()}, weights {checkpoint.weights or 'as they are'}, {scale}"]
+    notes += [*facts.notes, *checkpoint.notes]
     note = None if said is None else disagreements(said, policy.network)
-    return ConvertedPolicy(difference, [note] if note else [])
+    return ConvertedPolicy(difference, notes + ([note] if note else []))
 
 
 def largest_difference(policy: Policy, checkpoint: Checkpoint) -> float:
@@ -123,7 +121,7 @@ def largest_difference(policy: Policy, checkpoint: Checkpoint) -> float:
     rng = np.random.default_rng(0)
     chunk = (policy.chunk_len, policy.action_dim)
     x_t = rng.normal(size=(_CHECK_ROWS, *chunk)).astype(np.float32)
-    t = rng.integers(0, policy.schedule.num_train_timesteps, _CHECK_ROWS)
+    t = rng.integers(0, policy.num_train_timesteps, _CHECK_ROWS)
     obs = rng.uniform(-1, 1, (_CHECK_ROWS, policy.obs_dim)).astype(np.float32)
     pairs = [(policy.params, checkpoint.base)]
     if checkpoint.fine_tuned is not None:
@@ -147,20 +145,13 @@ def _predict(network, params, x_t, t, obs):
     return make_eps_fn(network, params)(x_t, t, obs)
 
 
-def _build(checkpoint, task, norm_path, num_train, activation, ft_steps) -> Policy:
+def _build(checkpoint: Checkpoint, facts: Facts, norm_path: Path) -> Policy:
     source = str(checkpoint.path)
     norm = load_normalization(norm_path)
+    activation = facts.activation.value
     network = infer_network(source, checkpoint.base, len(norm.action_min), activation)
     params = to_flax(source, network, checkpoint.base)
-    if checkpoint.fine_tuned is None:
-        if ft_steps is not None:
-            raise UserError(f"{source} is not fine-tuned; drop --ft_denoising_steps")
-    else:
-        if ft_steps is None or not 1 <= ft_steps <= num_train:
-            raise UserError(
-                f"{source} is fine-tuned: found --ft_denoising_steps={ft_steps}, "
-                f"expected 1 to {num_train}, the value of its training"
-            )
+    if checkpoint.fine_tuned is not None:
         late = to_flax(source, network, checkpoint.fine_tuned)
         params = {BASE: params, FINE_TUNED: late}
     if len(norm.obs_min) != network.obs_dim:
@@ -168,21 +159,23 @@ def _build(checkpoint, task, norm_path, num_train, activation, ft_steps) -> Poli
             f"{norm_path} has {len(norm.obs_min)} observation entries, expected "
             f"{network.obs_dim} as in {source}; give this policy's own normalization"
         )
+    ft_steps = facts.ft_denoising_steps
     policy = Policy(
         network=network,
         params=params,
-        schedule=cosine_schedule(num_train),
+        num_train_timesteps=facts.num_train_timesteps.value,
         normalization=norm,
-        task=task,
+        task=facts.task.value,
         metadata={
             "converted_from": checkpoint.path.name,
             "sha256": sha256(checkpoint.path),
             "layout": checkpoint.layout,
             "weights": checkpoint.weights,
+            "said": facts.line(),
             "torch": importlib.metadata.version("torch"),
         },
-        ft_denoising_steps=ft_steps or 0,
+        ft_denoising_steps=0 if ft_steps is None else ft_steps.value,
     )
-    expected = get_task(task)
+    expected = get_task(policy.task)
     policy.require_fit(expected.obs_dim, expected.action_dim, expected.chunk_len)
     return policy

@@ -18,12 +18,14 @@ from dynvgd_jax.agent import (
     CHECKPOINTS,
     POLICY,
     Agent,
+    check_steering,
     checkpoint_tree,
     load_agent,
 )
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.untrusted import sha256
-from dynvgd_jax.diffusion.policy import Policy, load_policy, save_policy
+from dynvgd_jax.diffusion.policy import Policy
+from dynvgd_jax.diffusion.policy_files import load_policy, save_policy
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.durable import new_file, new_folder, refuse_existing
 from dynvgd_jax.runs.settings import versions, write_config
@@ -46,6 +48,14 @@ class ConvertedCritics(NamedTuple):
     difference: float  # largest |Q_jax - Q_torch| / (1 + |Q_torch|)
     notes: list[str]  # what a user should know, one line each
 
+    def agreement(self) -> str:
+        """One line: what was compared, and what that does not cover."""
+        return (
+            f"Q agrees with torch's within {self.difference:.1e} of 1 + |Q|; gamma, "
+            "rewards, the base policy and its scale are not compared: they are the "
+            "configuration's"
+        )
+
 
 def convert_critics(
     source: str | Path, output: str | Path, config: ConfigDict
@@ -58,12 +68,17 @@ def convert_critics(
     Args:
       source: Stable-Baselines3's zip of VGD or Dynamic VGD.
       output: new folder.
-      config: of a training run, checked; its critics' number and sizes are replaced by
-        the file's.
+      config: of a training run; its critics' number and sizes are replaced by the
+        file's.
 
     Raises:
       UserError: whatever does not fit, or the two sides differ.
     """
+    if config.job != "train":
+        raise UserError(
+            f"--critic needs the --config of a training, found {config.job}"
+        )
+    check_steering(config)
     refuse_existing(Path(output))
     saved = read_critics(source)
     name = config.base_policy
@@ -223,7 +238,7 @@ def _provenance(saved: SavedCritics) -> dict[str, Any]:
 
 
 def _notes(config: ConfigDict, saved: SavedCritics) -> list[str]:
-    notes = []
+    notes = list(saved.notes)
     if saved.moments is None:
         notes.append(
             f"{saved.path} holds no {critics.OPTIMIZER_MEMBER}: Adam's moments and the "

@@ -5,8 +5,10 @@ from pathlib import Path
 import torch
 
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.diffusion.policy import BASE, FINE_TUNED, load_policy
+from dynvgd_jax.diffusion.policy import BASE, FINE_TUNED
+from dynvgd_jax.diffusion.policy_files import load_policy
 from dynvgd_jax.runs.durable import new_file, refuse_existing
+from dynvgd_jax.torch_weights.facts import CARRIED
 from dynvgd_jax.torch_weights.files import load_torch
 from dynvgd_jax.torch_weights.layouts import from_flax
 
@@ -15,7 +17,8 @@ def write_torch(folder: str, output: str | Path) -> None:
     """Writes `folder` (or `builtin:<task>`) as the `.pt` file `output`.
 
     A plain policy becomes a pre-training file, its weights under "model" and "ema"; a
-    fine-tuned one a fine-tuning file with `actor`, `actor_ft` and `network`.
+    fine-tuned one a fine-tuning file with `actor`, `actor_ft` and `network`. What
+    tensors cannot tell stands beside them, under a key that DPPO does not look at.
 
     The file appears only after its tensors, read back, have proved equal bit for bit.
 
@@ -37,9 +40,16 @@ def write_torch(folder: str, output: str | Path) -> None:
         for prefix, params in networks.items()
         for key, array in from_flax(policy.network, params).items()
     }
+    carried = {
+        "task": policy.task,
+        "num_train_timesteps": policy.num_train_timesteps,
+        "activation": policy.network.activation,
+    }
     content = {"epoch": 0, "model": state, "ema": state}
     if policy.ft_denoising_steps:
+        carried["ft_denoising_steps"] = policy.ft_denoising_steps
         content = {"itr": 0, "model": state}
+    content[CARRIED] = carried
     with new_file(output) as file:
         torch.save(content, file)
         file.flush()

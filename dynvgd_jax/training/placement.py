@@ -1,17 +1,17 @@
-"""Training over devices and seeds; the only room with pmap.
+"""Which devices hold which seeds, and how their arrays are laid out.
 
 Each seed has a learner and a replay buffer of its own. The devices form groups: a group
 holds some of the seeds, vmapped, and its devices share every batch of these. Each of
 them holds a shard of the replay buffers and draws its share of each batch from it;
 gradients and statistics are averaged over the group, so its devices hold the same bits.
-With one seed and one device nothing of this is in the program.
+With one seed and one device nothing of this is in the program (`compile`).
 
 pmap is JAX's `jit(shard_map)` behind the scenes: in a run of several processes it spans
 the devices of all of them, and takes and gives this process's part.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -162,152 +162,3 @@ def require_shares(placement: Placement, **sizes: int) -> None:
                 "the number of devices that share it; change it, or show fewer "
                 "devices (CUDA_VISIBLE_DEVICES)"
             )
-
-
-def _over_seeds(placement: Placement, function: Callable, in_axes, out_axes):
-    if placement.group_seeds == 1:
-        return function
-    return jax.vmap(function, in_axes, out_axes)
-
-
-def _over_devices(placement: Placement, function: Callable, in_axes, out, donate=()):
-    if placement.num_devices == 1:
-        return jax.jit(function, donate_argnums=donate)
-    return jax.pmap(
-        function,
-        AXIS,
-        in_axes=in_axes,
-        out_axes=out,
-        devices=_devices(placement),
-        donate_argnums=donate,
-    )
-
-
-def compile_replay(
-    placement: Placement, axes: PyTree, init_replay: Callable, add: Callable
-) -> tuple[Callable, Callable]:
-    """Returns `init` and `store` of replay buffers on all devices, state donated.
-
-    Args:
-      placement: from `place`.
-      axes: which leaves of the state differ between seeds, as `in_axes` of vmap.
-      init_replay: `(capacity, obs_dim, flat_action_dim, offline) -> state` of one seed
-        on one device, which gets all of the offline transitions.
-      add: `(state, transitions) -> state`.
-
-    Returns:
-      `init`, called as `init_replay` with the capacity of all of a seed's devices, and
-      `store(state, transitions per seed) -> state`, each a tree of NumPy arrays.
-    """
-
-    def init(capacity, obs_dim, flat_action_dim, offline=None):
-        shard = -(-capacity // placement.group_devices)
-        if placement.lead == ():
-            return init_replay(shard, obs_dim, flat_action_dim, offline)
-
-        def init_one(_, offline):
-            return init_replay(shard, obs_dim, flat_action_dim, offline)
-
-        init_all = _over_seeds(placement, init_one, (0, None), axes)
-        init_all = _over_devices(placement, init_all, (0, None), 0)
-        return init_all(np.zeros(placement.lead), offline)
-
-    add_all = _over_seeds(placement, add, (axes, 0), axes)
-    store = _over_devices(placement, add_all, (0, 0), 0, (0,))
-    return init, lambda state, fresh: store(state, placement.share(fresh))
-
-
-class Learning(NamedTuple):
-    """The compiled functions of learners; states are donated.
-
-    What is said to be per seed is a sequence with one entry a seed.
-    """
-
-    replicate: Callable  # tree -> the same on all devices
-    put: Callable  # trees, one a seed -> one, spread, as `update` takes and gives it
-    # (learner, data, policy_params, keys per seed, env_steps) -> (learner, metrics)
-    update: Callable
-    # (learner, policy_params, obs, key, seeds, chunk_index, all per seed, env_steps)
-    # -> (chunks, metrics)
-    act: Callable
-
-
-def compile_learning(
-    placement: Placement, data_axes: PyTree, *, update: Callable, act: Callable
-) -> Learning:
-    """Returns the functions of `Learning` from those of one seed on one device.
-
-    Outputs are as `Placement.collect` takes them once they are fetched.
-
-    Args:
-      placement: from `place`.
-      data_axes: which leaves of `data` differ between seeds, as `in_axes` of vmap.
-      update: `(learner, data, policy_params, key, env_steps) -> (learner, metrics)`,
-        the training call, which averages with `placement.average`.
-      act: `(learner, policy_params, obs, key, seeds, chunk_index, env_steps) ->
-        (chunk, metrics)`.
-    """
-    spread = 0 if placement.num_groups > 1 else None  # pmap's axis of what is spread
-
-    def update_shard(learner, data, policy_params, key, env_steps):
-        key = placement.own_key(key)
-        return update(learner, data, policy_params, key, env_steps)
-
-    axes = (0, data_axes, None, 0, None)
-    update_all = _over_seeds(placement, update_shard, axes, (0, 0))
-    axes = (spread, 0, None, spread, None)
-    update_all = _over_devices(placement, update_all, axes, (spread, spread), (0,))
-
-    def call_update(learner, data, policy_params, keys, env_steps):
-        # of several processes pmap takes arrays only
-        inputs = placement.spread(keys), np.int32(env_steps)
-        return update_all(learner, data, policy_params, *inputs)
-
-    axes = (0, None, 0, 0, 0, 0, None)
-    act_all = _over_seeds(placement, act, axes, (0, 0))
-    if placement.num_groups > 1:  # each group for its own seeds
-        act_all = _over_devices(placement, act_all, axes, (0, 0))
-    else:  # the first device alone
-        act_all = jax.jit(act_all)
-
-    def call_act(learner, policy_params, obs, key, seeds, chunk_index, env_steps):
-        if placement.num_groups == 1:
-            learner, policy_params = local(learner), local(policy_params)
-        inputs = map(placement.spread, (obs, key, seeds, chunk_index))
-        return act_all(learner, policy_params, *inputs, env_steps)
-
-    replicate = _make_replicate(placement)
-    put = replicate
-    if placement.num_groups > 1:
-        put = _over_devices(placement, lambda tree: tree, 0, 0)
-    return Learning(
-        replicate=replicate,
-        put=lambda per_seed: put(placement.spread(per_seed)),
-        update=call_update,
-        act=call_act,
-    )
-
-
-def _make_replicate(placement: Placement) -> Callable[[PyTree], PyTree]:
-    if placement.num_devices == 1:
-        return jax.device_put
-    copy = jax.pmap(
-        lambda _, tree: tree,
-        AXIS,
-        in_axes=(0, None),
-        out_axes=None,
-        devices=_devices(placement),
-    )
-    return lambda tree: copy(np.zeros(placement.num_local), tree)
-
-
-def _devices(placement: Placement) -> list[jax.Device] | None:
-    """The first devices of this process; None, all, in a run of several processes."""
-    if jax.process_count() > 1:
-        return None
-    return jax.local_devices()[: placement.num_devices]
-
-
-def local(replicated: PyTree) -> PyTree:
-    """Returns the first device's copy of what all devices have, without copying it."""
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), replicated)

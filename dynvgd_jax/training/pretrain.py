@@ -9,33 +9,35 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dynvgd_jax.core.config_check import (
-    CHOICES,
+from dynvgd_jax.core import precision
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.fields import (
     COUNT_END,
     check_choice,
+    check_fields,
     check_range,
     get_field,
 )
-from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.normalize import Normalization
-from dynvgd_jax.core.types import VectorEnv
+from dynvgd_jax.core.precision import with_precision
 from dynvgd_jax.demos.dataset import Dataset, load_dataset, split_chunks
 from dynvgd_jax.diffusion import cloning
+from dynvgd_jax.diffusion.base import sample
 from dynvgd_jax.diffusion.network import DiffusionMLP
-from dynvgd_jax.diffusion.policy import Policy, decode_eps_fn, save_policy
-from dynvgd_jax.diffusion.sampler import ddim_decode
-from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
-from dynvgd_jax.envs.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.diffusion.policy import Policy, make_denoiser
+from dynvgd_jax.diffusion.policy_files import save_policy
+from dynvgd_jax.envs import base as envs_base
+from dynvgd_jax.envs.base import VectorEnv, task_names
+from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
 from dynvgd_jax.runs.metrics import MetricsLog
 from dynvgd_jax.runs.report import Progress, Summary, print_results, summarise
-from dynvgd_jax.steering.vgd import START_NOISES, start_noise
-from dynvgd_jax.training.make_env import robosuite_env
+from dynvgd_jax.steering.noise import START_NOISES, start_noise
 
 # Uses of the run's key.
 INIT_KEY, TRAIN_KEY, VALIDATION_KEY = range(3)
 POLICY, SNAPSHOTS = "policy", "snapshots"
 
-MakeEnv = Callable[[int, Normalization], VectorEnv]
+MakeEnv = Callable[[Normalization, int], VectorEnv]
 
 
 def pretrain(
@@ -49,16 +51,17 @@ def pretrain(
     Args:
       config: as `configs/can_pretrain.py` describes.
       workdir: new folder for everything that the run writes.
-      make_env: (number of environments, normalisation) -> environments, where they
-        are not robosuite's.
+      make_env: (normalisation, number of environments) -> environments, where they
+        are not those of `envs.base`.
 
     Raises:
       UserError: bad configuration or demonstrations, the folder is taken, or the loss
         is no longer finite.
     """
     check_config(config)
-    data = load_dataset(config.dataset, config.task)
-    make_env = make_env or functools.partial(robosuite_env, config)
+    filter_key = get_field(config, "dataset_filter_key")
+    data = load_dataset(config.dataset, config.task, filter_key=filter_key)
+    make_env = make_env or functools.partial(envs_base.make_env, config)
     run = _Run(config, Path(workdir), data, make_env)
     try:
         run.learn()
@@ -100,8 +103,9 @@ def check_config(config: ConfigDict) -> None:
         )
     for field, bounds in ranges.items():
         check_range(field, get_field(config, field), *bounds)
-    check_choice("task", config.task, CHOICES["task"])
+    check_choice("task", config.task, task_names())
     check_choice("eval.noise", config.eval.noise, START_NOISES)
+    check_fields(config, precision.FIELDS)
 
 
 class _Run:
@@ -114,14 +118,13 @@ class _Run:
         training, validation = split_chunks(
             data, config.chunk_len, config.validation_share, config.seed
         )
-        self.schedule = cosine_schedule(config.num_train_timesteps)
         self.network = _build_network(config, data)
+        self.schedule = self._policy(None, {}).schedule
         self.env = None
         if config.eval.episodes:  # first, because a misfit should not wait for XLA
             num_envs = min(config.eval.num_envs, config.eval.episodes)
-            self.env = make_env(num_envs, data.normalization)
-            sizes = (self.env.obs_dim, self.env.action_dim, self.env.chunk_len)
-            self._policy(None, {}).require_fit(*sizes)
+            self.env = make_env(data.normalization, num_envs)
+            self._policy(None, {}).require_fit(*self.env.sizes[:3])
         fields = (field.name for field in dataclasses.fields(cloning.Recipe))
         self.recipe = cloning.Recipe(**{name: config[name] for name in fields})
         key = jax.random.key(config.seed)
@@ -134,7 +137,11 @@ class _Run:
         self.validate = None
         if validation is not None:
             self.validate = cloning.make_validation(
-                self.network, self.schedule, validation, validation_key
+                self.network,
+                self.schedule,
+                validation,
+                validation_key,
+                precision=config.precision,
             )
         self.decode = self._make_decode()
         self.log = MetricsLog(workdir, config)
@@ -164,7 +171,7 @@ class _Run:
                 for every in (config.log.every_steps, config.eval.every_steps)
             ]
             stop = min(*stops, config.num_steps)
-            statics = (self.network, self.schedule.num_train_timesteps, self.recipe)
+            statics = (self.network, self.schedule, self.recipe, config.precision)
             arguments = (self.state, self.train_key, self.chunks, stop - step)
             self.state, loss = _update(*statics, *arguments)
             step = stop
@@ -220,7 +227,7 @@ class _Run:
         return Policy(
             network=self.network,
             params=params,
-            schedule=self.schedule,
+            num_train_timesteps=self.config.num_train_timesteps,
             normalization=self.data.normalization,
             task=self.config.task,
             metadata={
@@ -232,25 +239,25 @@ class _Run:
         )
 
     def _make_decode(self):
-        config = self.config.eval
-        schedule = ddim_schedule(self.schedule, config.ddim_steps)
+        config, precision = self.config.eval, self.config.precision
+        denoiser = make_denoiser(self.network, self.schedule, 0, config.ddim_steps)
+        denoise = with_precision(functools.partial(sample, denoiser), precision)
         shape = (self.network.chunk_len, self.network.action_dim)
         key = jax.random.key(config.seed)
 
         @jax.jit
         def decode(params, obs, seeds, chunk_index):
             noise = start_noise(config.noise, key, seeds, chunk_index, shape)
-            eps_fn = decode_eps_fn(self.network, params)
-            return ddim_decode(eps_fn, schedule, noise, obs)[0]
+            return denoise(params, noise, obs)
 
         return decode
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
-def _update(network, num_train_timesteps, recipe, state, key, chunks, num_steps):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+def _update(network, schedule, recipe, precision, state, key, chunks, num_steps):
     # At module level: runs that differ in data and seed only share the compilation.
-    schedule = cosine_schedule(num_train_timesteps)
-    return cloning.make_update(network, schedule, recipe)(state, key, chunks, num_steps)
+    update = cloning.make_update(network, schedule, recipe)
+    return with_precision(update, precision)(state, key, chunks, num_steps)
 
 
 def _build_network(config: ConfigDict, data: Dataset) -> DiffusionMLP:

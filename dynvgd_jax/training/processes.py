@@ -137,6 +137,24 @@ def by_first(action: Callable[[], T]) -> T | None:
     return found
 
 
+def by_all(action: Callable[[], T]) -> T:
+    """Lets every process do something and returns its own result.
+
+    Raises:
+      UserError: in all processes, where it was raised in any.
+    """
+    found, failed = None, None
+    try:
+        found = action()
+    except UserError as error:
+        failed = error
+    texts = gather_objects(None if failed is None else str(failed))
+    said = [text for text in texts if text is not None]
+    if said:
+        raise UserError(said[0]) from failed
+    return found
+
+
 def require_equal(what: str, value: Any) -> None:
     """Raises UserError in all processes where their values, kept by JSON, differ."""
     values = gather_objects(value)

@@ -1,109 +1,178 @@
-"""The compiled functions of a training run."""
+"""The compiled functions of a training run, of any method."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from dynvgd_jax.agent import build_method, num_candidates
-from dynvgd_jax.core.config_check import num_offline
 from dynvgd_jax.core.precision import with_precision
+from dynvgd_jax.core.types import EpisodeEnds, PyTree
+from dynvgd_jax.diffusion.base import sample
 from dynvgd_jax.diffusion.policy import Policy
-from dynvgd_jax.diffusion.sampler import ddim_decode
-from dynvgd_jax.diffusion.schedule import ddim_schedule
-from dynvgd_jax.replay.memory import REPLAY_AXES
-from dynvgd_jax.steering.vgd import blur, held_noise, start_noise
-from dynvgd_jax.training import placement as parallel
-from dynvgd_jax.training.placement import Placement
+from dynvgd_jax.replay import ring
+from dynvgd_jax.steering.base import ActInputs, Decision, Method, Metrics
+from dynvgd_jax.steering.noise import start_noise
+from dynvgd_jax.training.compile import (
+    SAME,
+    SHARED,
+    SPREAD,
+    compile_for,
+    compile_for_first,
+    local,
+    make_put,
+    make_replicate,
+)
+from dynvgd_jax.training.placement import ONE_DEVICE, Placement, require_shares
+from dynvgd_jax.training.replay_memory import RING, Draw, make_draw
+
+# The kinds of acting's inputs: all but these are one a seed.
+_INPUTS = ActInputs(*[SPREAD] * len(ActInputs._fields))._replace(
+    env_steps=SAME, evaluating=SAME, noise=SAME
+)
 
 
 class Programs(NamedTuple):
     """The compiled functions of a run; what is per seed is a sequence.
 
-    Outputs of the last two are as `Placement.collect` takes them.
+    Results that several seeds have are as `Placement.collect` takes them.
     """
 
-    decode: Callable  # (noise kind, obs, key, seeds, chunk_index) -> chunk
-    explore: Callable  # (obs, key, seeds, chunk_index) -> chunk of the first rollouts
-    act_one: Callable  # one seed's (learner, obs, key, seeds, chunk_index, env_steps)
-    put: Callable  # learners per seed -> the learner that `act` and `update` take
-    # (learner, obs, key, seeds, chunk_index, all per seed, env_steps)
-    # -> (chunks, metrics)
-    act: Callable
-    # (learner, data, keys per seed, env_steps) -> (learner, metrics); `data` is what
-    # replay_memory gives
-    update: Callable
+    # (noise kind, obs, key, seeds, chunk_index) -> chunk of the base policy
+    decode: Callable[..., jax.Array]
+    explore: Callable[[ActInputs], Decision]  # of one seed, in the first rollouts
+    act_one: Callable[[Any, ActInputs], Decision]  # of one seed's learner
+    put: Callable[[Sequence[PyTree]], PyTree]  # learners -> as `act` and `update` take
+    act: Callable[[PyTree, Sequence[ActInputs]], Decision]
+    # (learner, replay, keys per seed, env_steps) -> (learner, metrics)
+    update: Callable[..., tuple[PyTree, Metrics]]
+    observe: Callable[[PyTree, Sequence[EpisodeEnds]], PyTree]
 
 
 def compile_programs(
-    config: ConfigDict, policy: Policy, placement: Placement
+    config: ConfigDict, policy: Policy, method: Method, placement: Placement
 ) -> Programs:
     """Returns the run's functions, compiled on first use, states donated.
+
+    Args:
+      config: of the run, checked.
+      policy: the frozen policy.
+      method: built with `placement.average`.
+      placement: of seeds and devices.
 
     Raises:
       UserError: batches or environments cannot be shared by the devices.
     """
-    parallel.require_shares(
+    draw = make_draw(config)
+    require_shares(
         placement,
         **{
-            "batch_size": config.batch_size,
+            "batch_size": draw.batch_size,
             "num_envs": config.num_envs,
-            "replay.offline_share x batch_size": num_offline(config),
+            "replay.offline_share x batch_size": draw.num_offline,
         },
     )
-    schedule = ddim_schedule(policy.schedule, config.ddim_steps)
-    chunk_shape = (policy.chunk_len, policy.action_dim)
-    method = build_method(config, policy, placement)
+    params = make_replicate(placement)(policy.params)
+    local_params = local(params)
+    decode = jax.jit(_base_decode(config, policy), static_argnums=0)
+    explore, act_one = jax.jit(method.explore), jax.jit(method.act)
+    act = compile_for_first(placement, method.act, (SPREAD, SAME, _INPUTS), SPREAD)
 
-    def decode_noise(params, obs, noise):
-        eps_fn = policy.eps_fn_maker(schedule)(params)
-        return ddim_decode(eps_fn, schedule, noise, obs)[0]
+    def call_act(learner, per_seed: Sequence[ActInputs]) -> Decision:
+        # what all seeds have alike comes from the first
+        spread = placement.spread([_own(inputs) for inputs in per_seed])
+        return act(learner, params, per_seed[0]._replace(**spread))
+
+    return Programs(
+        decode=lambda kind, *inputs: decode(kind, local_params, *inputs),
+        explore=lambda inputs: explore(local_params, inputs),
+        act_one=lambda learner, inputs: act_one(learner, local_params, inputs),
+        put=make_put(placement),
+        act=call_act,
+        update=_compile_update(config, method, placement, draw, params),
+        observe=_compile_observe(method, placement),
+    )
+
+
+def _own(inputs: ActInputs) -> dict[str, Any]:
+    """The inputs that are one a seed."""
+    kinds = _INPUTS._asdict()
+    return {n: v for n, v in inputs._asdict().items() if kinds[n] is SPREAD}
+
+
+def _base_decode(config: ConfigDict, policy: Policy) -> Callable:
+    denoiser = policy.denoiser(config.ddim_steps)
+    chunk_shape = (policy.chunk_len, policy.action_dim)
 
     def decode(kind, params, obs, key, seeds, chunk_index):
         noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
-        return decode_noise(params, obs, noise)
+        return sample(denoiser, params, noise, obs)
 
-    def explore(params, obs, key, seeds, chunk_index):
-        kinds = tuple(config.explore.noises) or (config.acting_noise,)
-        holds = tuple(config.explore.hold_chunks)
-        noise = held_noise(kinds, holds, key, seeds, chunk_index, chunk_shape)
-        return decode_noise(params, obs, noise)
+    return with_precision(decode, config.precision)
 
-    candidates = num_candidates(config)
-    noise_shape = (candidates, *chunk_shape) if candidates > 1 else chunk_shape
 
-    def act(learner, params, obs, key, seeds, chunk_index, env_steps):
-        kind = config.acting_noise
-        noise = start_noise(kind, key, seeds, chunk_index, noise_shape)
-        return method.act(learner, params, obs, noise, env_steps)
+def call_on_ring(
+    method: Method, draw: Draw, placement: Placement = ONE_DEVICE
+) -> Callable:
+    """Returns the training call that draws its batches itself, of one device.
 
-    def learn(learner, batches, params, key, env_steps):
-        # [B, utd, ...]: devices share the first axis
+    `(learner, ReplayState, params, key, env_steps) -> (learner, scalars)`; `draw` is
+    this device's share.
+    """
+
+    def call(learner, state, params, key, env_steps):
+        key = placement.own_key(key)
+        sample_key, _ = jax.random.split(key)
+        shape = (draw.utd, draw.batch_size)
+        batches = ring.sample(state, sample_key, shape, draw.window, draw.num_offline)
+        return method.update(learner, params, batches, key, env_steps)
+
+    return call
+
+
+def call_on_batches(method: Method, placement: Placement = ONE_DEVICE) -> Callable:
+    """Returns the training call on batches `[B, utd, ...]`, of one device.
+
+    `(learner, batches, params, key, env_steps) -> (learner, scalars)`.
+    """
+
+    def call(learner, batches, params, key, env_steps):
+        # devices share the first axis
         batches = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), batches)
-        noise = jax.random.normal(key, (*batches.reward.shape, *chunk_shape))
-        batches = blur(key, batches, config.critic.action_noise)
-        return method.learn(learner, params, batches, noise, env_steps)
+        return method.update(
+            learner, params, batches, placement.own_key(key), env_steps
+        )
 
+    return call
+
+
+def _compile_update(
+    config: ConfigDict, method: Method, placement: Placement, draw: Draw, params: PyTree
+) -> Callable:
+    """The training call: draws batches, on the devices or before, and learns."""
     on_device = config.replay.memory == "device"
-    learning = parallel.compile_learning(
-        placement,
-        REPLAY_AXES if on_device else 0,
-        update=method.update if on_device else learn,
-        act=act,
+    if on_device:
+        own = draw.share(placement.group_devices)
+        function, data = call_on_ring(method, own, placement), RING
+    else:
+        function, data = call_on_batches(method, placement), SHARED
+    kinds = (SPREAD, data, SAME, SPREAD, SAME)
+    update = compile_for(placement, function, kinds, SPREAD, donate=(0,))
+
+    def call_update(learner, replay, keys, env_steps):
+        data = replay.state if on_device else replay.draw(keys, draw)
+        # of several processes pmap takes arrays only
+        inputs = placement.spread(keys), np.int32(env_steps)
+        return update(learner, data, params, *inputs)
+
+    return call_update
+
+
+def _compile_observe(method: Method, placement: Placement) -> Callable:
+    if method.observe is None:
+        return lambda learner, ends: learner
+    observe = compile_for(
+        placement, method.observe, (SPREAD, SPREAD), SPREAD, donate=(0,)
     )
-    params = learning.replicate(policy.params)
-    local_params = parallel.local(params)
-    decode = jax.jit(with_precision(decode, config.precision), static_argnums=0)
-    explore = jax.jit(with_precision(explore, config.precision))
-    act_one = jax.jit(act)
-    return Programs(
-        decode=lambda kind, *inputs: decode(kind, local_params, *inputs),
-        explore=lambda *inputs: explore(local_params, *inputs),
-        act_one=lambda learner, *inputs: act_one(learner, local_params, *inputs),
-        put=learning.put,
-        act=lambda learner, *inputs: learning.act(learner, params, *inputs),
-        update=lambda learner, data, *inputs: learning.update(
-            learner, data, params, *inputs
-        ),
-    )
+    return lambda learner, ends: observe(learner, placement.spread(ends))

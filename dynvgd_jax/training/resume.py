@@ -18,18 +18,32 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dynvgd_jax.agent import CHECKPOINTS
-from dynvgd_jax.core.config_check import field_names, get_field
+from dynvgd_jax.agent import CHECKPOINTS, POLICY
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.fields import field_names, get_field
 from dynvgd_jax.core.untrusted import load_json
 from dynvgd_jax.envs.rollout import Books, Collector
-from dynvgd_jax.replay.log import ReplayLog
+from dynvgd_jax.replay.log import OlderRunError, ReplayLog
 from dynvgd_jax.runs.checkpoint import CheckpointStore
-from dynvgd_jax.runs.durable import remove_partials, write_durably
+from dynvgd_jax.runs.durable import (
+    entries,
+    refuse_link,
+    refuse_links,
+    refuse_shared,
+    remove,
+    remove_partials,
+    write_durably,
+)
 from dynvgd_jax.runs.lock import LOCK_FILE, FolderLock
-from dynvgd_jax.runs.metrics import EPISODE_COLUMNS, EPISODES_FILE, check_sizes
+from dynvgd_jax.runs.metrics import (
+    EPISODE_COLUMNS,
+    EPISODES_FILE,
+    check_sizes,
+    event_files,
+)
 from dynvgd_jax.runs.settings import CONFIG_FILE, VERSIONS_FILE, read_config, versions
 from dynvgd_jax.training import processes
+from dynvgd_jax.training.origins import check_critics, check_policy
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +58,13 @@ CHANGEABLE = (
     "checkpoint.",
     "log.",
     "env.num_threads",
-    "replay.offline_dataset",  # its place; its content is compared
+    # places, whose content is compared
+    "replay.offline_dataset",
+    "base_policy",
+    "initial_critics",
 )
+# Folders that a run makes in its own, and deletes from.
+OWN_FOLDERS = (CHECKPOINTS, RESUME, REPLAY, POLICY)
 
 
 KEPT_CHECKPOINTS = 2
@@ -103,10 +122,17 @@ def lock_runs(workdir: Path, folders: Sequence[Path]) -> list[FolderLock]:
 
     Raises:
       UserError: there is no run in them, it has another number of seeds, another
-        process has it, or it is read-only.
+        process has it, it is read-only, or a link inside leads out of it.
     """
     if not workdir.is_dir():
         raise UserError(f"{workdir} is no run folder: there is no such folder")
+    for folder in folders:
+        if folder != workdir:
+            refuse_link(folder)
+        for name in OWN_FOLDERS:
+            refuse_links(folder / name)
+        for path in (folder / EPISODES_FILE, *event_files(folder)):
+            refuse_shared(path)
     several = [path for path in workdir.glob("seed*") if path.is_dir()]
     setting_up = several and not any(map(_has_results, several))
     if len(folders) > 1 and setting_up and {*several} <= {*folders}:
@@ -159,15 +185,22 @@ def find_saved(
         if folder in begun:
             found = (*compare_configs(folder, config), *compare_versions(folder))
             changes |= dict.fromkeys(found)
+    if folders[0] in begun:  # all seeds have the same
+        changes |= dict.fromkeys(check_policy(folders[0], configs[0]))
     for change in changes:
         log.warning("resuming with %s", change)
     stores = [ResumeStore(folder) for folder in folders]
     steps = set.intersection(*(set(store.candidates()) for store in stores))
     for env_steps in sorted(steps, reverse=True):
         try:
-            return [store.read_sound(env_steps) for store in stores]
+            found = [store.read_sound(env_steps) for store in stores]
+        except OlderRunError:
+            raise
         except (UserError, OSError) as error:
             log.warning("checkpoint %s cannot be used: %s", env_steps, error)
+            continue
+        check_critics(folders[0], configs[0], found[0].notes)
+        return found
     if not steps and not any(map(_has_results, folders)):
         return nothing  # died before its first checkpoint, which is written at once
     raise UserError(
@@ -196,7 +229,7 @@ class ResumeStore:
         self._checkpoints = CheckpointStore(workdir / CHECKPOINTS)
 
     def save(self, env_steps: int, learner_tree: dict, envs: dict, notes: dict) -> None:
-        """Saves a checkpoint and keeps it and the one before.
+        """Saves a checkpoint beside the others; `keep_common` deletes old ones.
 
         Where there is one of `env_steps` already, only its notes are replaced.
 
@@ -224,14 +257,13 @@ class ResumeStore:
         except OSError:
             if env_steps not in self.candidates():  # gives its space back
                 self._arrays.keep([n for n in self._arrays.steps() if n != env_steps])
-                self._notes_path(env_steps).unlink(missing_ok=True)
+                remove(self._notes_path(env_steps))
             raise
-        self._keep(self.candidates())
 
     def candidates(self) -> list[int]:
         """The checkpoints that can be resumed from, newest first."""
         both = set(self._checkpoints.steps()) & set(self._arrays.steps())
-        return sorted(both, reverse=True)[:KEPT_CHECKPOINTS]
+        return sorted(both, reverse=True)
 
     def read_sound(self, env_steps: int) -> Saved:
         """Returns a checkpoint's notes; UserError where any of its files is damaged."""
@@ -267,16 +299,19 @@ class ResumeStore:
         """Deletes what was saved later: the run goes on from `env_steps`."""
         for folder in (CHECKPOINTS, RESUME, REPLAY):
             remove_partials(self._workdir / folder)
-        earlier = [step for step in self._checkpoints.steps() if step <= env_steps]
-        self._keep([step for step in earlier if step in self._arrays.steps()])
+        self.keep([step for step in self.candidates() if step <= env_steps])
 
-    def _keep(self, kept: list[int]) -> None:
-        """Deletes all checkpoints but `kept`, and replay segments of no use to them."""
+    def keep(self, kept: Sequence[int]) -> None:
+        """Deletes all checkpoints but `kept`, and replay segments of no use to them.
+
+        Raises:
+          OSError: something cannot be deleted, or a link stands in a folder's place.
+        """
         self._checkpoints.keep(kept)
         self._arrays.keep(kept)
-        for path in self._arrays.folder.glob("*.json"):
-            if path.stem not in map(str, kept):
-                path.unlink()
+        for path in entries(self._arrays.folder):
+            if path.suffix == ".json" and path.stem not in map(str, kept):
+                remove(path)
         try:
             used = [s["name"] for n in kept for s in self._read_notes(n)["segments"]]
         except UserError:
@@ -296,6 +331,23 @@ class ResumeStore:
 
     def _notes_path(self, env_steps: int) -> Path:
         return self._arrays.folder / f"{env_steps}.json"
+
+
+def keep_common(stores: Sequence[ResumeStore]) -> None:
+    """Keeps the newest checkpoints that all seeds of a run have, and no others.
+
+    Call it when all have been asked to save, also where some could not: what only
+    others have can never be resumed from, and its space may be what is missing.
+
+    Raises:
+      OSError: something cannot be deleted.
+    """
+    common = set.intersection(*(set(store.candidates()) for store in stores))
+    kept = sorted(common, reverse=True)[:KEPT_CHECKPOINTS]
+    if not kept:
+        return
+    for store in stores:
+        store.keep(kept)
 
 
 def collector_tree(collector: Collector) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from dynvgd_jax.audit.records import Judgement, Subject
 from dynvgd_jax.core.types import ChunkResult
+from dynvgd_jax.envs.base import EnvSizes
 
 DIM, CHUNK_LEN, CHUNKS = 2, 3, 6
 STEP, GAIN, SIGMA, GAMMA = 0.1, 0.5, 0.15, 0.9
@@ -18,9 +19,8 @@ STEP, GAIN, SIGMA, GAMMA = 0.1, 0.5, 0.15, 0.9
 class PushEnv:
     """`num_envs` points; the observation is (position, chunks to go)."""
 
-    obs_dim, action_dim, chunk_len = DIM + 1, DIM, CHUNK_LEN
     # One control step short of whole chunks: the last chunk runs past the limit.
-    max_episode_env_steps = CHUNKS * CHUNK_LEN - 1
+    sizes = EnvSizes(DIM + 1, DIM, CHUNK_LEN, CHUNKS * CHUNK_LEN - 1)
 
     def __init__(self, num_envs):
         self.num_envs = num_envs

@@ -289,7 +289,12 @@ def test_where_chunks_make_no_difference_the_ceiling_says_so():
     noise = rng.normal(size=(200, 4, 4))
     nothing = within_states(rng.normal(size=(200, 4)), states + noise, rng)
     assert nothing["ceiling"].low == 0 and nothing["ceiling"].value < 0.4
-    chunks = rng.normal(size=(200, 4, 1))
+    # Perfect critics of twice as many states: their own correlation is the truth.
+    states, noise, chunks = (
+        rng.normal(size=(400, *shape)) for shape in ((1, 1), (4, 4), (4, 1))
+    )
     something = within_states(chunks[..., 0], states + chunks + noise, rng)
+    truth, ceiling = something["spearman"].value, something["ceiling"]
+    assert ceiling.low < truth < ceiling.high
     assert something["ceiling"].low > 0.7
     assert something["ceiling"].low < something["spearman"].value + 0.1

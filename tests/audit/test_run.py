@@ -1,19 +1,22 @@
 """The audit of a saved run from the command line's words to its files."""
 
 import csv
+import errno
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
+import dynvgd_jax
 from dynvgd_jax import load_agent
 from dynvgd_jax.audit import __main__ as command
 from dynvgd_jax.audit import run
 from dynvgd_jax.audit.subject import make_subject
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.steering.critics.mlp import CriticEnsemble
-from dynvgd_jax.steering.vgd import start_noise
+from dynvgd_jax.steering.noise import start_noise
 from tests.steering import reference
 from tests.support.reach import ReachEnv
 
@@ -115,8 +118,14 @@ def test_refusals(finished_run, toy_config, tmp_path):
             "randn",
             0,
         )
-    with pytest.raises(UserError, match="task 'reach'"):  # robosuite's environments
+    with pytest.raises(UserError, match=r"\(4, 2\), task can needs \(23, 7\)"):
+        # robosuite's environments
         run.run_audit(finished_run, **SIZES, output=str(tmp_path / "new"))
+    square = shutil.copytree(finished_run, tmp_path / "square")
+    content = json.loads((square / "config.json").read_text())
+    (square / "config.json").write_text(json.dumps(content | {"task": "square"}))
+    with pytest.raises(UserError, match="task 'can', expected one for 'square'"):
+        run.run_audit(square, **SIZES, output=str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
     unplaced = str(tmp_path / "file" / "audit")
@@ -137,6 +146,8 @@ def test_refusals(finished_run, toy_config, tmp_path):
         (["a", "--noise=tanh"], ["tanh_randn"]),
         (["a", "--stats=3"], ["Unknown", "states"]),
         (["no_such_run"], ["no_such_run is no run folder"]),
+        (["~no_such_user/run"], ["no home folder of that name"]),
+        (["a", "--output="], ["--output: found nothing"]),
     ],
 )
 def test_mistakes_give_one_line_and_code_2(capsys, arguments, words):
@@ -147,8 +158,9 @@ def test_mistakes_give_one_line_and_code_2(capsys, arguments, words):
         assert word in line
 
 
-def test_words_of_the_command_line_reach_the_audit(monkeypatch, capsys):
+def test_words_of_the_command_line_reach_the_audit(monkeypatch, capsys, tmp_path):
     seen = []
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(run, "run_audit", lambda *a, **o: seen.append((a, o)))
     arguments = ["--states=9", "--lengths=0.5,1", "--noise=randn", "--policy=base"]
     assert command.main(["audit", "some/run", *arguments]) == 0
@@ -157,6 +169,25 @@ def test_words_of_the_command_line_reach_the_audit(monkeypatch, capsys):
     assert options["states"] == 9 and options["chunks"] == 4
     assert options["noise"] == "randn" and options["policy"] == "base"
     assert options["output"] is None and options["seed"] == 0
+    assert command.main(["audit", "~/run", "--output=~/found"]) == 0
+    (folder,), options = seen[-1]
+    assert (folder, options["output"]) == (tmp_path / "run", tmp_path / "found")
+    assert command.main(["audit", "--version"]) == 0
+    assert capsys.readouterr().out == f"dynvgd_jax {dynvgd_jax.__version__}\n"
     assert command.main(["audit", "--help"]) == 0
     text = capsys.readouterr().out
     assert "docs/audit.md" in text and "--repeats" in text and "--noise" in text
+
+
+def test_a_disk_that_is_full_by_the_end_leaves_the_tables(
+    finished_run, tmp_path, monkeypatch, capsys
+):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run, "write_files", full)
+    output = str(tmp_path / "audit")
+    with pytest.raises(UserError, match=r"cannot write .*No space left.*--output"):
+        run.run_audit(finished_run, **SIZES, output=output, make_env=ReachEnv)
+    assert "What the critics know" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ from tests.support.reach import ReachEnv
 
 
 def compare(*arguments):
-    def make_env(config, policy, num_envs):
+    def make_env(agent, num_envs):
         return ReachEnv(num_envs)
 
     return guidance.main(list(map(str, arguments)), make_env)

@@ -8,8 +8,10 @@ from ml_collections import ConfigDict
 from configs import can_demos, lift_demos, square_demos
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.demos.collect import collect, masks, plan_episodes, run
-from dynvgd_jax.demos.experts import OPERATORS
+from dynvgd_jax.demos.experts import get_script
 from dynvgd_jax.demos.files import DemoEpisode, read_dppo, read_robomimic
+
+pytestmark = pytest.mark.usefixtures("simulators")
 
 LIFT = {"operators": {"swift": 2.0, "beside": 1.0}, "waypoint_noise_m": 0.01}
 
@@ -103,7 +105,7 @@ def test_masks_cover_the_episodes():
 def test_configurations_name_operators_that_exist(module):
     config = module.get_config()
     assert config.job == "demos" and config.is_locked
-    assert set(config.operators) <= set(OPERATORS[config.task])
+    assert set(config.operators) <= set(get_script(config.task).operators)
     assert module.get_config("quick").num_episodes < config.num_episodes
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import convert_torch_ckpt
 from dynvgd_jax.core.normalize import load_normalization, normalize_obs
-from dynvgd_jax.demos import files
+from dynvgd_jax.demos import hdf5
 from dynvgd_jax.demos.dataset import load_dataset
 from dynvgd_jax.demos.files import write_dppo, write_robomimic
 from tests.demos.test_dataset import episodes
@@ -136,4 +136,4 @@ def test_a_scale_of_other_sizes_and_an_existing_output(folder, capsys):
 
 
 def test_limit_is_what_the_messages_say():
-    assert files.MAX_HDF5_BYTES == 4_294_967_296
+    assert hdf5.MAX_HDF5_BYTES == 4_294_967_296

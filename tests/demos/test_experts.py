@@ -5,7 +5,7 @@ import pytest
 
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.demos import can, lift, square
-from dynvgd_jax.demos.experts import OPERATORS, get_script, make_expert
+from dynvgd_jax.demos.experts import SCRIPTS, get_script, make_expert
 from dynvgd_jax.demos.motion import (
     CLOSE,
     CREEP_SPEED,
@@ -21,6 +21,8 @@ from dynvgd_jax.demos.motion import (
     yaw_of,
 )
 from dynvgd_jax.demos.operators import draw_style
+
+pytestmark = pytest.mark.usefixtures("simulators")
 
 
 def make_scene(**changes):
@@ -127,7 +129,7 @@ def test_styles_are_drawn_from_their_spreads():
     assert 0.1 <= min(hovers) < 0.11 and 0.19 < max(hovers) <= 0.2
 
 
-@pytest.mark.parametrize("task_name", OPERATORS)
+@pytest.mark.parametrize("task_name", SCRIPTS)
 def test_every_operator_fits_its_style(task_name):
     script = get_script(task_name)
     for operator in script.operators.values():
@@ -144,8 +146,8 @@ def test_unknown_tasks_and_operators_are_named():
         make_expert("can", "clumsy", rng)
 
 
-@pytest.fixture(scope="module")
-def environments():
+@pytest.fixture
+def environments(simulators):
     from dynvgd_jax.envs.robosuite.vector import RobosuiteVectorEnv
 
     made = {}
@@ -191,7 +193,7 @@ def test_compiled_engine_keeps_the_scene_current(environments):
     for _ in range(3):
         venv.step(np.arange(2), np.full((2, 1, 7), 0.3))
     for env, obs in zip(venv.envs, venv.raw_obs):
-        scene = read_scene(env)
+        scene = read_scene(env, get_script("lift").object_body(env))
         np.testing.assert_allclose(scene.eef_pos, obs[:3], atol=1e-12)
         np.testing.assert_allclose(scene.width, obs[7] - obs[8], atol=1e-12)
         np.testing.assert_allclose(scene.object_pos, obs[9:12], atol=1e-12)

@@ -1,10 +1,11 @@
 """Offline transitions: chunks by hand, rescaling, and a run that mixes them in."""
 
+import contextlib
+
 import jax
 import numpy as np
 import pytest
 
-from dynvgd_jax.core.config_check import num_offline
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.normalize import (
     Normalization,
@@ -15,9 +16,11 @@ from dynvgd_jax.core.normalize import (
 from dynvgd_jax.demos.dataset import Dataset
 from dynvgd_jax.demos.files import DemoEpisode, write_dppo, write_robomimic
 from dynvgd_jax.demos.offline import cut_transitions, load_offline
-from dynvgd_jax.diffusion.policy import load_policy
+from dynvgd_jax.diffusion.policy_files import load_policy
 from dynvgd_jax.replay import ring as replay_lib
-from dynvgd_jax.training.loop import Run, train
+from dynvgd_jax.training import setup
+from dynvgd_jax.training.loop import train
+from dynvgd_jax.training.replay_memory import make_draw
 from dynvgd_jax.training.resume import Saved
 from tests.support.reach import ReachEnv
 from tests.support.same_run import scalars
@@ -40,7 +43,8 @@ def test_chunks_by_hand():
     np.testing.assert_array_equal(found.obs[:, 0], [0, 1, 2, 4])
     np.testing.assert_array_equal(found.action, [[0, 10], [10, 20], [20, 30], [40, 50]])
     np.testing.assert_array_equal(found.reward, [-2, -2, -1, -2])
-    np.testing.assert_array_equal(found.done, [0, 0, 1, 0])
+    np.testing.assert_array_equal(found.discount, [1, 1, 0, 1])
+    assert found.ended.all() and found.ended.dtype == bool  # each is drawn alone
     np.testing.assert_array_equal(found.next_obs[[0, 1, 3], 0], [2, 3, 6])
 
 
@@ -74,7 +78,8 @@ def test_demonstrations_are_rescaled_to_the_policys_scale(tmp_path):
     norm = Normalization(low, high, low[:7], high[:7])
     for name in ("train.npz", "x.hdf5"):
         found = load_offline(tmp_path / name, norm, 4, 1.0, "can").transitions
-        assert len(found.reward) == 3 * 9 and found.done.sum() == 3
+        assert len(found.reward) == 3 * 9 and (found.discount == 0).sum() == 3
+        assert found.discount.dtype == np.float32 and found.ended.all()
         expected = normalize_obs(norm, episodes[0].obs)
         np.testing.assert_allclose(found.obs[:9], expected[:9], atol=1e-5)
         np.testing.assert_allclose(found.next_obs[:8], expected[4:], atol=1e-5)
@@ -111,10 +116,10 @@ def test_transitions_flat_or_not_and_rescaled(tmp_path):
         load_offline(tmp_path / f"{name}.npz", norm, 4, 1.0, "can").transitions
         for name in ("flat", "deep")
     )
-    for one, other in zip(flat, deep, strict=True):
-        np.testing.assert_array_equal(one, other)
+    jax.tree.map(np.testing.assert_array_equal, flat, deep)
     np.testing.assert_array_equal(flat.action, np.float32(arrays["actions"]))
-    np.testing.assert_array_equal(flat.done, arrays["terminals"])
+    np.testing.assert_array_equal(flat.discount, ~arrays["terminals"])
+    assert flat.ended.all()
     before = load_offline(tmp_path / "flat.npz", norm, 4, 1.0, "can").sha256
     # A scale beside the file: raw = 3 n here, then n = raw / 1 to the policy.
     wide = Normalization(*(3 * vector for vector in norm))
@@ -190,19 +195,19 @@ def test_the_arrays_reach_the_buffer_and_other_ones_stop_a_resumed_run(
     path, arrays = tmp_path / "x.npz", transition_arrays()
     np.savez(path, **arrays)
     config, loaded = config_of(policy, path), load_policy(policy)
-    run = Run(config, [tmp_path / "run"], [config], loaded, ReachEnv)
-    try:
-        replay = run._allocate_replay().state
-    finally:
-        run.close()
+    with contextlib.ExitStack() as held:
+        run = setup.open_run(
+            config, tmp_path / "run", ReachEnv, False, lambda: False, held
+        )
+        setup.begin(run)
+    replay, draw = run.replay.state, make_draw(run.job.config)
     np.testing.assert_array_equal(replay.offline.obs, np.float32(arrays["states"]))
-    assert num_offline(run.config) == 4  # a quarter of 16
-    found = replay_lib.sample(replay, jax.random.key(0), (8,), 8).reward
+    assert draw.num_offline == 4  # a quarter of 16
+    found = replay_lib.sample(replay, jax.random.key(0), (8,), draw.window, 8).reward
     assert set(found.tolist()) <= set(np.float32(arrays["rewards"]).tolist())
     notes = {"offline_sha256": "0" * 64}
     with pytest.raises(UserError, match="began with other offline transitions"):
-        run.saved = Saved(0, notes)
-        run._load_offline()
+        setup._load_offline(config, loaded, Saved(0, notes))
 
 
 def test_a_missing_file_is_named_before_the_run_begins(policy, tmp_path):

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynvgd_jax.diffusion.base import sample
+from dynvgd_jax.diffusion.ddim import make_ddim
 from dynvgd_jax.diffusion.frozen import freeze
 from dynvgd_jax.diffusion.network import DiffusionMLP
 from dynvgd_jax.diffusion.policy import decode_eps_fn
-from dynvgd_jax.diffusion.sampler import ddim_decode
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
 from tests.diffusion.helpers import random_params
 from tests.diffusion.test_network import VARIANTS, build, reference_kwargs
@@ -29,8 +30,8 @@ def test_decode_agrees_with_float64_and_encodes_observations_once():
     net, _, noise, obs = build(**fields)
     params = random_params(net, seed=3, out_scale=8)
     schedule = ddim_schedule(cosine_schedule(100), 8)
-    eps_fn = decode_eps_fn(net, params)
-    decode = jax.jit(lambda x, obs: ddim_decode(eps_fn, schedule, x, obs)[0])
+    denoiser = make_ddim(lambda params: decode_eps_fn(net, params), schedule)
+    decode = jax.jit(lambda x, obs: sample(denoiser, params, x, obs))
     decode = decode.lower(noise, obs).compile()
 
     def eps64(x, t, obs):

@@ -1,5 +1,7 @@
 """Policy folders: round trip, sampling, and every way in which they can be wrong."""
 
+import dataclasses
+import functools
 import json
 
 import jax
@@ -9,12 +11,14 @@ import pytest
 
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.normalize import Normalization, save_normalization
-from dynvgd_jax.diffusion import policy as policies
+from dynvgd_jax.diffusion import base, policy_files
+from dynvgd_jax.diffusion.ddim import make_ddim
 from dynvgd_jax.diffusion.network import DiffusionMLP
-from dynvgd_jax.diffusion.policy import Policy, load_policy, save_policy
-from dynvgd_jax.diffusion.sampler import ddim_decode
-from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
+from dynvgd_jax.diffusion.policy import Policy, make_eps_fn
+from dynvgd_jax.diffusion.policy_files import load_policy, save_policy
+from dynvgd_jax.diffusion.schedule import ddim_schedule
 from tests.diffusion.helpers import random_params
+from tests.support.quick import quick_jit
 
 
 def make_policy(**fields):
@@ -24,7 +28,7 @@ def make_policy(**fields):
     return Policy(
         network=net,
         params=random_params(net),
-        schedule=cosine_schedule(20),
+        num_train_timesteps=20,
         normalization=Normalization(*rows, *actions),
         task="reach",
         metadata={"source": "test", "steps": 3},
@@ -65,11 +69,15 @@ def test_sample_is_plain_ddim():
     policy, (obs, noise) = make_policy(), batch()
     schedule = ddim_schedule(policy.schedule, 4)
     obs32, noise32 = jnp.float32(obs), jnp.float32(noise)
-    eps_fn = policy.eps_fn_maker(schedule)(policy.params)
-    expected = ddim_decode(eps_fn, schedule, noise32, obs32)[0]
+    # the network as it is, not folded
+    plain = make_ddim(lambda params: make_eps_fn(policy.network, params), schedule)
+    inputs = (policy.params, noise32, obs32)
+    expected = quick_jit(functools.partial(base.sample, plain))(*inputs)
     chunk = policy.sample(obs, noise, ddim_steps=4)
     assert chunk.shape == (3, 4, 2) and chunk.dtype == jnp.float32
     np.testing.assert_allclose(chunk, expected, atol=2e-6)
+    own = quick_jit(functools.partial(base.sample, policy.denoiser(4)))(*inputs)
+    np.testing.assert_allclose(own, expected, atol=2e-6)
     assert not np.allclose(chunk, policy.sample(obs, noise, ddim_steps=8))
 
 
@@ -125,7 +133,7 @@ def test_unknown_builtin():
 
 
 def test_builtin_folder(folder, monkeypatch):
-    monkeypatch.setattr(policies, "ASSETS", folder.parent)
+    monkeypatch.setattr(policy_files, "ASSETS", folder.parent)
     assert load_policy("builtin:policy").task == "reach"
 
 
@@ -176,3 +184,42 @@ def test_normalization_of_another_task(folder):
     save_normalization(folder / "normalization.npz", other)
     with pytest.raises(UserError, match=r"\(9, 2\).*expected \(5, 2\)"):
         load_policy(folder)
+
+
+def test_folders_without_a_kind_are_the_first_kind(folder):
+    assert json.loads((folder / "policy.json").read_text())["kind"] == "diffusion_mlp"
+    edit(folder, lambda d: d.pop("kind"))
+    assert load_policy(folder).network == make_policy().network
+
+
+@pytest.mark.parametrize("kind", ["flow_mlp", None, 3, ["diffusion_mlp"]])
+def test_an_unknown_kind_is_one_line(folder, kind):
+    edit(folder, lambda d: d.update(kind=kind))
+    with pytest.raises(UserError, match=r"of kind .* expected one of diffusion_mlp"):
+        load_policy(folder)
+
+
+def test_another_kind_is_one_line_of_the_table(tmp_path, monkeypatch):
+    class Flow(Policy):
+        kind = "flow_mlp"
+
+    line = policy_files.KINDS["diffusion_mlp"]._replace(policy=Flow)
+    monkeypatch.setitem(policy_files.KINDS, "flow_mlp", line)
+    fields = {f.name: getattr(make_policy(), f.name) for f in dataclasses.fields(Flow)}
+    save_policy(tmp_path / "flow", Flow(**fields))
+    assert type(load_policy(tmp_path / "flow")) is Flow
+    save_policy(tmp_path / "plain", make_policy())
+    assert type(load_policy(tmp_path / "plain")) is Policy
+
+
+def test_home_folders_are_found(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert load_policy("~/policy").task == "reach"
+
+
+def test_schedules_compare_by_value():
+    one, same = (make_policy().schedule for _ in range(2))
+    other = dataclasses.replace(make_policy(), num_train_timesteps=21).schedule
+    assert len({one, same}) == 1 and one == same
+    assert len({one, other}) == 2 and one != other
+    assert one != tuple(one)[:2]

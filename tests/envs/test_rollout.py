@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 from dynvgd_jax.core.types import ChunkResult
-from dynvgd_jax.envs.evaluate import evaluate, evaluation_seeds
+from dynvgd_jax.envs.base import EnvSizes
 from dynvgd_jax.envs.rollout import (
     EVAL_STREAM,
     TRAIN_STREAM,
     Collector,
     chunk_reward,
     episode_seed,
+    evaluate,
+    evaluation_seeds,
     max_chunks,
 )
 from tests.support.reach import LazyEnv, ReachEnv
@@ -19,11 +21,9 @@ from tests.support.reach import LazyEnv, ReachEnv
 class ScriptedEnv(LazyEnv):
     """Successes per control step come from a table; obs tells seed and chunk."""
 
-    obs_dim, action_dim, chunk_len = 2, 1, 2
-
     def __init__(self, num_envs, success, max_steps, fault_at=None):
         self.num_envs, self.success = num_envs, np.asarray(success, bool)
-        self.max_episode_env_steps, self.fault_at = max_steps, fault_at
+        self.sizes, self.fault_at = EnvSizes(2, 1, 2, max_steps), fault_at
         self.seed = np.zeros(num_envs, int)
         self.chunk = np.zeros(num_envs, int)
         self.stepped = []
@@ -142,14 +142,16 @@ def test_collector_stores_terminal_observation_and_resets():
     )
     chunks = np.full((2, 2, 1), 0.5, np.float32)
 
-    first, ended = collector.step(chunks)
-    assert not ended and not first.done.any()
+    first, ended, ends = collector.step(chunks)
+    assert not ended and not ends.ended.any() and not first.ended.any()
+    np.testing.assert_array_equal(first.discount, [1, 1])
     np.testing.assert_array_equal(first.reward, [-1, -1])
     np.testing.assert_array_equal(first.action, [[0.5, 0.5], [0.5, 0.5]])
     np.testing.assert_array_equal(first.next_obs[:, 1], [1, 1])
 
-    second, ended = collector.step(chunks)
-    np.testing.assert_array_equal(second.done, [1, 1])
+    second, ended, ends = collector.step(chunks)
+    np.testing.assert_array_equal(second.discount, [0, 0])
+    np.testing.assert_array_equal(second.ended, [1, 1])
     np.testing.assert_array_equal(second.reward, [0, 0])
     # The stored next observation is the terminal one (chunk 2), the books go on with
     # the next two episodes.
@@ -162,14 +164,107 @@ def test_collector_stores_terminal_observation_and_resets():
         (seeds[1], 4, True),
     ]
     np.testing.assert_array_equal(collector.books.chunks, [0, 0])
+    # Of the episodes that ended, not of those that began.
+    np.testing.assert_array_equal(ends.ended, [1, 1])
+    np.testing.assert_array_equal(ends.episode, [0, 1])
+    np.testing.assert_array_equal(ends.success_chunk, [1, 1])
+    np.testing.assert_array_equal(ends.episode_return, [-1, -1])
+    for transition in (first, second):
+        kinds = {name: leaf.dtype.name for name, leaf in transition._asdict().items()
+                 if name != "extras"}  # fmt: skip
+        assert kinds.pop("ended") == "bool" and set(kinds.values()) == {"float32"}
+    assert (ends.ended.dtype, ends.success_chunk.dtype) == (bool, bool)
+    assert (ends.episode.dtype, ends.episode_return.dtype) == (np.int32, np.float32)
+
+
+def test_what_a_method_stores_beside_stays_with_its_transition():
+    env = ScriptedEnv(2, [[0, 0]] * 3, max_steps=6)
+    collector = Collector(env, run_seed=7, reward_offset=1.0)
+    chunks = np.zeros((2, 2, 1), np.float32)
+    for number in range(3):
+        extras = {"noise": np.full((2, 5), number), "kept": np.array([True, False])}
+        collector.step_async(chunks, extras)
+        transition, _, _ = collector.step_wait()
+        np.testing.assert_array_equal(transition.extras["noise"], extras["noise"])
+        np.testing.assert_array_equal(transition.extras["kept"], extras["kept"])
+    assert collector.step(chunks)[0].extras == {}
 
 
 def test_collector_ends_an_episode_at_a_fault():
     env = ScriptedEnv(1, [[1, 1], [1, 1], [1, 1]], max_steps=6, fault_at=0)
     collector = Collector(env, run_seed=0, reward_offset=1.0)
-    transition, (result,) = collector.step(np.zeros((1, 2, 1)))
-    assert transition.done[0] == 1 and result.fault and not result.success_any
+    transition, (result,), ends = collector.step(np.zeros((1, 2, 1)))
+    assert transition.discount[0] == 0 and transition.ended[0]
+    assert result.fault and not result.success_any
+    assert ends.ended[0] and not ends.success_chunk[0]
     assert collector.books.episode[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("fault_at", "options", "reward"),
+    [
+        # Three chunks of two steps, each of which costs 1 where it earns nothing. The
+        # broken chunk earns [1, 1]: nothing is lost in it, and after it two chunks of
+        # -2 each are missed,
+        (0, {}, -4.0),
+        (0, {"gamma": 0.5}, -2 * (0.5 + 0.25)),
+        # without end where targets look past the time limit: -2 (1/2 + 1/4 + ...),
+        (0, {"gamma": 0.5, "bootstrap_at_time_limit": True}, -2.0),
+        # which at gamma = 1 no number could say: those of the episode.
+        (0, {"bootstrap_at_time_limit": True}, -4.0),
+        (1, {"gamma": 0.5}, -2 * 0.5),
+        (1, {"gamma": 0.5, "bootstrap_at_time_limit": True}, -2.0),
+        # After the last chunk nothing is missed, but beyond the limit.
+        (2, {"gamma": 0.5}, 0.0),
+        (2, {}, 0.0),
+        (2, {"gamma": 0.5, "bootstrap_at_time_limit": True}, -2.0),
+        # Half the offset, half the loss: [1, 1] - 1/2 earns 1, two chunks of -1 each.
+        (0, {"reward_offset": 0.5}, 1.0 - 2.0),
+        (0, {"reward_offset": 0.0, "gamma": 0.5}, 2.0),
+    ],
+)
+def test_a_broken_chunk_is_stored_with_the_worst_return(fault_at, options, reward):
+    env = ScriptedEnv(2, [[1, 1], [1, 1], [1, 1]], max_steps=6, fault_at=fault_at)
+    original = env.step
+
+    def only_first_faults(indices, actions):
+        result = original(indices, actions)
+        return result._replace(fault=result.fault & (np.asarray(indices) == 0))
+
+    env.step = only_first_faults
+    options = {"reward_offset": 1.0} | options
+    collector = Collector(env, run_seed=0, **options)
+    sound = 2 * (1 - options["reward_offset"])  # of a chunk [1, 1]
+    for chunk in range(fault_at + 1):
+        transition, ended, _ = collector.step(np.zeros((2, 2, 1)))
+        expected = reward if chunk == fault_at else sound
+        np.testing.assert_allclose(transition.reward, [expected, sound], rtol=1e-6)
+    # Nothing follows it; what was earned stays in the books.
+    assert transition.discount[0] == 0 and transition.ended[0]
+    assert ended[0].fault and ended[0].episode_return == sound * (fault_at + 1)
+    assert transition.reward.dtype == np.float32
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+@pytest.mark.parametrize("gamma", [0.9, 1.0])
+def test_no_sound_episode_of_failures_is_worth_less_than_a_broken_one(gamma, bootstrap):
+    """Its return from the broken chunk on is that of going on without success."""
+    options = {"gamma": gamma, "bootstrap_at_time_limit": bootstrap}
+    returns = {}
+    for fault_at in (None, 1):
+        env = ScriptedEnv(1, [[0, 0]] * 4, max_steps=8, fault_at=fault_at)
+        collector = Collector(env, 0, reward_offset=1.0, **options)
+        total, factor = 0.0, 1.0
+        for _ in range(4):
+            transition, ended, _ = collector.step(np.zeros((1, 2, 1)))
+            total += factor * transition.reward[0]
+            factor *= gamma * transition.discount[0]
+            if ended:
+                break
+        if bootstrap and gamma < 1:
+            total += factor * -2 / (1 - gamma)  # what follows the time limit
+        returns[fault_at] = total
+    assert returns[1] == pytest.approx(returns[None], rel=1e-5)
 
 
 def test_episode_seeds_do_not_depend_on_the_number_of_environments():
@@ -189,9 +284,11 @@ def test_success_ends_a_training_episode_only_where_it_shall(end_at_success):
     env = ScriptedEnv(1, [[0, 1], [1, 1], [1, 1]], max_steps=6)
     collector = Collector(env, 0, reward_offset=1.0, end_at_success=end_at_success)
     steps = [collector.step(np.zeros((1, 2, 1), np.float32)) for _ in range(3)]
-    done = [transition.done[0] for transition, _ in steps]
+    goes_on = [transition.discount[0] for transition, *_ in steps]
     # Half a chunk of success ends nothing; the second chunk is wholly successful.
-    assert done == ([0, 1, 0] if end_at_success else [0, 0, 1])
+    assert goes_on == ([1, 0, 1] if end_at_success else [1, 1, 0])
+    ended = [transition.ended[0] for transition, *_ in steps]
+    assert ended == ([0, 1, 0] if end_at_success else [0, 0, 1])
     (ended,) = steps[1 if end_at_success else 2][1]
     assert ended.success_chunk and ended.length == (4 if end_at_success else 6)
     assert ended.episode_return == -1.0  # nothing is lost after success
@@ -202,11 +299,13 @@ def test_a_time_limit_may_be_no_end_for_targets_but_is_one_for_the_episode():
     collector = Collector(env, 0, 1.0, bootstrap_at_time_limit=True)
     chunk = np.zeros((2, 2, 1), np.float32)
     for episodes in (2, 4):
-        first, none = collector.step(chunk)
-        last, ended = collector.step(chunk)
+        first, none, _ = collector.step(chunk)
+        last, ended, _ = collector.step(chunk)
         assert not none and len(ended) == 2
         np.testing.assert_array_equal(collector.books.episode, [episodes, episodes + 1])
-        assert not first.done.any() and not last.done.any()
+        np.testing.assert_array_equal([first.discount, last.discount], 1)
+        # Windows of several chunks do not look past it.
+        assert not first.ended.any() and last.ended.all()
         np.testing.assert_array_equal(last.next_obs[:, 1], [2, 2])
         np.testing.assert_array_equal(collector.obs[:, 1], [0, 0])
     # Success and faults remain ends.
@@ -215,4 +314,5 @@ def test_a_time_limit_may_be_no_end_for_targets_but_is_one_for_the_episode():
         collector = Collector(
             env, 0, 1.0, end_at_success=True, bootstrap_at_time_limit=True
         )
-        assert collector.step(np.zeros((1, 2, 1)))[0].done[0] == 1
+        transition = collector.step(np.zeros((1, 2, 1)))[0]
+        assert transition.discount[0] == 0 and transition.ended[0]

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -154,6 +155,81 @@ def test_arrays_of_another_checkpoint_are_noticed_before_they_are_read(
     )
     with pytest.raises(UserError, match="not those of the manifest"):
         restore_tree(tmp_path / "large", {"w": jnp.ones(2)})
+
+
+def lose(folder):
+    """Ways in which a writer can leave something out without a word."""
+
+    def unmerged(arrays):  # what Orbax did where the path had brackets
+        (arrays / "manifest.ocdbt").unlink()
+        shutil.rmtree(arrays / "d")
+
+    def elsewhere(arrays):  # what TensorStore did where it had a backslash
+        unmerged(arrays)
+        shutil.rmtree(arrays / "ocdbt.process_0")
+
+    def no_content(arrays):
+        largest = max(arrays.rglob("*/d/*"), key=lambda path: path.stat().st_size)
+        largest.unlink()
+
+    def no_description(arrays):
+        (arrays / "_METADATA").unlink()
+
+    def nothing(arrays):
+        shutil.rmtree(arrays)
+        arrays.mkdir()
+
+    return (unmerged, elsewhere, no_content, no_description, nothing)[folder]
+
+
+@pytest.mark.parametrize("way", range(5))
+def test_a_save_that_loses_a_part_is_an_error_and_leaves_nothing(
+    tmp_path, monkeypatch, way
+):
+    original = checkpoint._write_arrays
+
+    def write(folder, arrays):
+        original(folder, arrays)
+        lose(way)(folder)
+
+    monkeypatch.setattr(checkpoint, "_write_arrays", write)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    with pytest.raises(OSError, match="cannot be read back"):
+        store.save(5, {"w": np.random.default_rng(0).normal(size=3000)})
+    assert store.steps() == [] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", range(5))
+def test_sums_of_an_incomplete_checkpoint_make_it_no_sound_one(tmp_path, way, capfd):
+    """As earlier versions wrote them where the path had brackets."""
+    store = CheckpointStore(tmp_path / "checkpoints")
+    store.save(5, {"w": np.random.default_rng(0).normal(size=3000)})
+    store.verify(5)
+    folder = tmp_path / "checkpoints" / "5"
+    lose(way)(folder / "arrays")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sha256"] = checkpoint._hash_files(folder / "arrays")
+    manifest["digest"] = checkpoint._digest(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="use another checkpoint") as caught:
+        store.verify(5)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_save_that_reads_back_as_other_values_is_an_error(tmp_path, monkeypatch):
+    original = checkpoint._write_arrays
+
+    def write(folder, arrays):
+        broken = arrays["w"].copy()
+        broken.view(np.uint8)[17] ^= 1  # one bit
+        original(folder, arrays | {"w": broken})
+
+    monkeypatch.setattr(checkpoint, "_write_arrays", write)
+    tree = {"b": np.ones(2), "w": np.full(3, np.nan), "none": np.zeros((0, 2))}
+    with pytest.raises(OSError, match="reads back other values of w"):
+        save_tree(tmp_path / "a", tree)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -1,8 +1,34 @@
-"""Folders that appear complete or not at all: what is left behind after an error."""
+"""Files and folders that appear complete or not at all: what an error leaves behind."""
+
+import errno
+import os
 
 import pytest
 
-from dynvgd_jax.runs.durable import new_folder
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.runs.durable import AppendFile, new_file, new_folder, write_durably
+from dynvgd_jax.runs.lock import LOCK_FILE, FolderLock
+from dynvgd_jax.runs.metrics import MetricsLog
+from tests.support.tiny_run import tiny
+
+NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """failing(name, number): from then on `os.name` fails; 0 mends it."""
+
+    def fail(name, number):
+        if number == 0:
+            monkeypatch.undo()
+            return
+
+        def call(*arguments):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, name, call)
+
+    return fail
 
 
 def fill(path, fails):
@@ -29,3 +55,84 @@ def test_a_parent_that_somebody_else_uses_stays(tmp_path):
         (tmp_path / "a" / "other").write_text("x")
         raise ValueError("refused")
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_file_that_cannot_be_written_leaves_the_old_one(
+    tmp_path, failing, call, number
+):
+    write_durably(tmp_path / "a.json", b"old")
+    failing(call, number)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        write_durably(tmp_path / "a.json", b"new")
+    failing(call, 0)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("new", [new_folder, new_file])
+def test_what_cannot_be_written_leaves_nothing(tmp_path, failing, new, number):
+    failing("fsync", number)
+    with pytest.raises(OSError, match=os.strerror(number)), new(tmp_path / "x") as got:
+        if new is new_folder:
+            (got / "inside").write_text("x")
+        else:
+            got.write(b"x")
+    failing("fsync", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_what_the_disk_forgot_after_a_failed_sync_is_written_again(
+    tmp_path, failing, number
+):
+    """Linux drops pages that it could not write, and the next fsync succeeds."""
+    file = AppendFile(tmp_path / "grows")
+    file.append(b"safe,")
+    assert file.flush() == 5
+    file.append(b"lost,")
+    failing("fsync", number)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        file.flush()
+    failing("fsync", 0)
+    os.pwrite(file._descriptor, bytes(5), 5)  # as the disk has it: zeros
+    file.append(b"later")
+    assert file.flush() == 15
+    assert (tmp_path / "grows").read_bytes() == b"safe,lost,later"
+    file.close()
+
+
+def test_a_file_that_fails_only_when_it_is_closed_says_so(tmp_path, failing, caplog):
+    """As on network file systems."""
+    file = AppendFile(tmp_path / "grows")
+    descriptor = file._descriptor
+    failing("close", errno.EIO)
+    file.close()
+    failing("close", 0)
+    os.close(descriptor)
+    assert "may lack its end: Input/output error" in caplog.text
+
+
+@pytest.mark.parametrize("number", [*NUMBERS, errno.ENOLCK])
+@pytest.mark.parametrize("call", ["ftruncate", "pwrite"])
+def test_a_lock_that_cannot_be_written_is_not_kept(tmp_path, failing, call, number):
+    failing(call, number)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        FolderLock(tmp_path)
+    failing(call, 0)
+    with FolderLock(tmp_path):
+        assert (tmp_path / LOCK_FILE).read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_run_that_cannot_begin_is_one_line_and_frees_its_folder(
+    tmp_path, failing, number
+):
+    failing("fsync", number)
+    with pytest.raises(UserError, match=os.strerror(number)) as caught:
+        MetricsLog(tmp_path / "run", tiny("x"))
+    failing("fsync", 0)
+    assert "cannot write to" in str(caught.value) and "\n" not in str(caught.value)
+    MetricsLog(tmp_path / "run", tiny("x")).close()

@@ -13,6 +13,7 @@ from dynvgd_jax.runs.report import (
     Summary,
     duration_text,
     episodes_text,
+    evaluation_line,
     mean_text,
     print_results,
     print_seed_means,
@@ -168,3 +169,15 @@ def test_episodes_text_of_equal_and_of_mixed_outcomes():
     mean, low, high = (float(x.strip("[,]")) for x in text.split())
     # Normal approximation: 0.5 +- 1.96 sqrt(0.25 / 200).
     assert mean == 0.5 and abs(low - 0.431) < 0.01 and abs(high - 0.569) < 0.01
+
+
+def test_a_finished_evaluation_in_one_line():
+    base = summarise(0, "base/randn", episodes(81, 200))
+    assert evaluation_line(base, 71.4) == (
+        "evaluated at 0 control steps: base/randn: success 0.405 [0.339, 0.474] (any "
+        "step 1.000 [0.981, 1.000]), return -200.5, 200 episodes, 71 s"
+    )
+    steered = summarise(48_000, "dynvgd/tanh_randn", episodes(2, 3, fault=True))
+    line = evaluation_line(steered, 600, label="seed 3, ")
+    assert "at 48,000 control steps: seed 3, dynvgd/tanh_randn: success 0.667" in line
+    assert "3 episodes, 1 physics faults, 10 min" in line and "\n" not in line

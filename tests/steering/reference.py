@@ -114,8 +114,9 @@ def guided_decode(eps_fn, t, alpha, alpha_prev, critics, x, obs, options, td_err
         grad, q = value_gradient(critics, obs, flat, options.reduce)
         w = np.ones(len(z))
         if options.dynamic:
-            w = np.exp(-options.beta * q.std(0, ddof=1) / options.c_local)
-            w = w * np.exp(-options.beta * td_error / options.c_global)
+            trust = options.weighting
+            w = np.exp(-trust.beta * q.std(0, ddof=1) / trust.c_local)
+            w = w * np.exp(-trust.beta * td_error / trust.c_global)
             w = np.clip(w, 1e-3, 1)
         lam = options.scale * anneal(options.time_anneal, k, steps)
         x0 = flat + lam * w[:, None] * grad
@@ -130,13 +131,15 @@ def guided_decode(eps_fn, t, alpha, alpha_prev, critics, x, obs, options, td_err
     return x
 
 
-def td_step(critics, targets, moments, step, batch, next_flat, config, lr):
+def td_step(
+    critics, targets, moments, step, batch, next_flat, lr, tau, reduce="min", clip=400.0
+):
     """One Adam and one Polyak step in place; returns the loss and |q - y|."""
     next_q = ensemble_q(targets, batch.next_obs, next_flat)
-    value = next_q.min(0) if config.reduce == "min" else next_q.mean(0)
-    y = batch.reward + (1 - batch.done) * config.gamma * value
-    if config.target_clip > 0:
-        y = np.clip(y, -config.target_clip, config.target_clip)
+    value = next_q.min(0) if reduce == "min" else next_q.mean(0)
+    y = batch.reward + batch.discount * value
+    if clip > 0:
+        y = np.clip(y, -clip, clip)
     x = np.concatenate([batch.obs, batch.action], -1)
     loss, errors = 0.0, []
     for critic, target, (m, v) in zip(critics, targets, moments, strict=True):
@@ -152,8 +155,8 @@ def td_step(critics, targets, moments, step, batch, next_flat, config, lr):
                 m_hat = m[layer][name] / (1 - 0.9**step)
                 v_hat = v[layer][name] / (1 - 0.999**step)
                 critic[layer][name] -= lr * m_hat / (np.sqrt(v_hat) + 1e-8)
-                target[layer][name] *= 1 - config.tau
-                target[layer][name] += config.tau * critic[layer][name]
+                target[layer][name] *= 1 - tau
+                target[layer][name] += tau * critic[layer][name]
     return loss, np.stack(errors)
 
 

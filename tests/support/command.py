@@ -12,7 +12,7 @@ BASE = f"--config={ROOT}/configs/can_ddim8.py"
 def flags(config) -> list[str]:
     """Returns the flags that turn configs/can_ddim8.py into `config`."""
     from configs import can_ddim8
-    from dynvgd_jax.core.config_check import field_names, get_field
+    from dynvgd_jax.core.fields import field_names, get_field
 
     base = can_ddim8.get_config()
     return [
@@ -22,32 +22,30 @@ def flags(config) -> list[str]:
     ]
 
 
-def environment(cache: Path, **variables) -> dict[str, str]:
-    """Returns variables under which all processes share compiled programs."""
+def environment(**variables) -> dict[str, str]:
+    """Returns variables for a process of its own; tests/conftest.py sets the others."""
     shared = {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     return os.environ | shared | {k: str(v) for k, v in variables.items()}
 
 
-def start(arguments, cache: Path, **variables) -> subprocess.Popen:
+def start(arguments, **variables) -> subprocess.Popen:
     """Starts `launch.py` with toy environments; see tests/support/reach_launch.py."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.support.reach_launch", *arguments],
         cwd=ROOT,
-        env=environment(cache, **variables),
+        env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def run(arguments, cache: Path, **variables) -> tuple[int, str, str]:
+def run(arguments, **variables) -> tuple[int, str, str]:
     """Returns exit code, stdout and stderr of a run with toy environments."""
-    process = start(arguments, cache, **variables)
+    process = start(arguments, **variables)
     try:
         output, errors = process.communicate(timeout=300)
     finally:

@@ -1,8 +1,9 @@
 """Run by tests/test_parallel.py in a process with several virtual CPU devices.
 
 `python -m tests.support.parallel_child math` prints what training does on 1, 2, 4 and 8
-devices, `... seeds` what several seeds do; `... run POLICY FOLDER STEPS [SEEDS]` trains
-in FOLDER, or resumes there, up to STEPS vector steps. All print one JSON object.
+devices, `... seeds` what several seeds do, `... kinds` on which seeds and devices the
+kinds of values were checked; `... run POLICY FOLDER STEPS [SEEDS [METHOD]]` trains in
+FOLDER, or resumes there, up to STEPS vector steps. All print one JSON object.
 """
 
 import functools
@@ -18,72 +19,87 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynvgd_jax.core.types import Transition
-from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
-from dynvgd_jax.replay.memory import REPLAY_AXES, DeviceReplay
+from dynvgd_jax.diffusion.ddim import make_ddim
 from dynvgd_jax.steering import vgd
-from dynvgd_jax.steering.critics import td
-from dynvgd_jax.steering.critics.mlp import CriticEnsemble
-from dynvgd_jax.steering.guidance import Guidance
+from dynvgd_jax.steering.base import ActInputs, Setting
 from dynvgd_jax.training import placement as parallel
+from dynvgd_jax.training.compile import (
+    HELD,
+    SAME,
+    SHARED,
+    SPREAD,
+    compile_for,
+    compile_for_first,
+    make_put,
+    make_replicate,
+)
+from dynvgd_jax.training.programs import call_on_batches, compile_programs
+from dynvgd_jax.training.replay_memory import MEMORIES
 from tests.steering import toy
 
-UTD, BATCH, ENVS = 2, 16, 8
+UTD, BATCH, ENVS, N_STEP = 2, 16, 8, 3
 
 
-def make(placement=parallel.ONE_DEVICE):
-    config = vgd.VgdConfig(
-        Guidance(scale=0.05, last_k=1),
-        td.TdConfig(0.9),
-        1e-3,
-        BATCH // placement.group_devices,
-        UTD,
+class ToyPolicy:
+    """The predictor of tests/steering/toy.py as a run sees a policy."""
+
+    chunk_len, action_dim = toy.CHUNK
+
+    def __init__(self):
+        self.params = toy.to_jax(toy.weights())
+
+    def denoiser(self, ddim_steps):
+        return make_ddim(toy.make_eps_fn, toy.schedule(ddim_steps))
+
+
+def make_config(memory="device"):
+    config = toy.setting().config
+    config.guidance.scale, config.guidance.last_k, config.ddim_steps = 0.05, 1, 2
+    config.gamma, config.learning_rate = 0.9, 1e-3
+    config.critic.num, config.critic.width, config.critic.depth = 3, 16, 1
+    config.utd, config.batch_size, config.num_envs = UTD, BATCH, ENVS
+    config.acting_noise, config.target_n_step = "randn", N_STEP
+    config.replay.memory = memory
+    return config
+
+
+def make(placement=parallel.ONE_DEVICE, denoiser=None):
+    denoiser = denoiser or ToyPolicy().denoiser(2)
+    setting = Setting(
+        make_config(), denoiser, toy.OBS_DIM, toy.CHUNK, placement.average
     )
-    return vgd.make_vgd(
-        config,
-        CriticEnsemble(num=3, width=16, depth=1),
-        ddim_schedule(cosine_schedule(20), 2),
-        toy.make_eps_fn,
-        toy.OBS_DIM,
-        toy.CHUNK,
-        placement.average,
-    )
+    return vgd.dynvgd(setting)
 
 
-def transitions(seed, *shape):
-    rng = np.random.default_rng(seed)
-    return Transition(
-        obs=np.float32(rng.normal(size=(*shape, toy.OBS_DIM))),
-        action=np.float32(rng.uniform(-1, 1, (*shape, toy.FLAT))),
-        reward=np.float32(rng.normal(size=shape) - 2),
-        next_obs=np.float32(rng.normal(size=(*shape, toy.OBS_DIM))),
-        done=np.float32(rng.random(shape) < 0.2),
-    )
+def from_observations():
+    """A denoiser that starts from a function of the observations, not from its noise.
+
+    Each device draws its own noise; without it, devices that share a batch compute what
+    one alone computes.
+    """
+    inner = ToyPolicy().denoiser(2)
+
+    def estimate(prepared, x, k, obs):
+        if k == 0:
+            flat = jnp.tile(jnp.sin(3.0 * obs), (1, toy.FLAT))[:, : toy.FLAT]
+            x = flat.reshape(x.shape)
+        return inner.estimate(prepared, x, k, obs)
+
+    return inner._replace(estimate=estimate)
 
 
 def learn_from_one_global_batch(num_devices):
     """State and metrics after two training calls on the same global batches."""
-    method = make(parallel.place(1, num_devices))
-    params = toy.to_jax(toy.weights())
-    learn = jax.jit(method.learn)
-    if num_devices > 1:
-        learn = jax.pmap(
-            method.learn,
-            parallel.AXIS,
-            in_axes=(None, None, 1, 1, None),
-            out_axes=None,
-            devices=jax.local_devices()[:num_devices],
-        )
-    state = make().init(jax.random.key(0))
-    for call in range(2):
-        batches = transitions(call, UTD, BATCH)
-        noise = np.float32(
-            np.random.default_rng(9 + call).normal(size=(UTD, BATCH, *toy.CHUNK))
-        )
-        if num_devices > 1:
-            cut = lambda leaf: leaf.reshape(UTD, num_devices, -1, *leaf.shape[2:])  # noqa: E731
-            batches, noise = jax.tree.map(cut, (batches, noise))
-        state, metrics = learn(state, params, batches, noise, 0)
+    placement = parallel.place(1, num_devices)
+    method = make(placement, from_observations())
+    kinds = (SPREAD, SHARED, SAME, SPREAD, SAME)
+    call = call_on_batches(method, placement)
+    learn = compile_for(placement, call, kinds, SPREAD)
+    params = make_replicate(placement)(toy.to_jax(toy.weights()))
+    state = make_put(placement)([make().init(jax.random.key(0))])
+    for number in range(2):
+        batches = placement.share([toy.transitions(number, BATCH, UTD)])
+        state, metrics = learn(state, batches, params, jax.random.key(9 + number), 0)
     return state, metrics
 
 
@@ -98,33 +114,24 @@ def replicas_equal(tree, num_devices):
     return True
 
 
-def learning_of(placement):
-    """What `train.py` compiles, of the toy method."""
-    method = make(placement)
-
-    def act(learner, params, obs, key, seeds, chunk_index, env_steps):
-        noise = vgd.start_noise("randn", key, seeds, chunk_index, toy.CHUNK)
-        return method.act(learner, params, obs, noise, env_steps)
-
-    return parallel.compile_learning(
-        placement, REPLAY_AXES, update=method.update, act=act
-    )
+def learning_of(placement, memory="device"):
+    """What a run compiles of the toy method, and its replay memory."""
+    config = make_config(memory)
+    programs = compile_programs(config, ToyPolicy(), make(placement), placement)
+    replay = MEMORIES[memory](placement, 98, toy.example())
+    return programs, replay
 
 
 def compiled_learning(num_devices):
-    """Three training calls as `train.py` makes them: replicas, shards, sizes."""
+    """Three training calls as a run makes them: replicas, shards, sizes."""
     placement = parallel.place(1, num_devices)
-    learning = learning_of(placement)
-    replay = DeviceReplay(placement, 98, toy.OBS_DIM, toy.FLAT, None)
-    first = transitions(0, ENVS)
+    programs, replay = learning_of(placement)
+    first = toy.transitions(0, ENVS)
     replay.store([first])
-    params = learning.replicate(toy.to_jax(toy.weights()))
-    state = learning.put([make().init(jax.random.key(0))])
+    state = programs.put([make().init(jax.random.key(0))])
     for call in range(3):
-        replay.store([transitions(call, ENVS)])
-        state, metrics = learning.update(
-            state, replay.state, params, [jax.random.key(call)], 0
-        )
+        replay.store([toy.transitions(call, ENVS)])
+        state, metrics = programs.update(state, replay, [jax.random.key(call)], 0)
     replay = replay.state
     stored = np.asarray(replay.data.obs)
     rows = ENVS // num_devices
@@ -156,32 +163,37 @@ def draws(num_devices):
 
 
 @functools.cache
-def several_seeds(first_seed, num_seeds, num_devices):
+def several_seeds(first_seed, num_seeds, num_devices, memory="device"):
     """Each seed's learner, chunks and metrics after training calls and one act."""
     placement = parallel.place(num_seeds, num_devices)
-    learning = learning_of(placement)
+    programs, _ = learning_of(placement, memory)
+    replay = MEMORIES[memory](placement, 40, toy.example())
     seeds = range(first_seed, first_seed + num_seeds)
-    params = learning.replicate(toy.to_jax(toy.weights()))
-    state = learning.put([make().init(jax.random.key(seed)) for seed in seeds])
-    replay = DeviceReplay(placement, 40, toy.OBS_DIM, toy.FLAT, None)
+    state = programs.put([make().init(jax.random.key(seed)) for seed in seeds])
     for call in range(6):  # the buffers overflow
-        replay.store([transitions((s, call), ENVS) for s in seeds])
+        replay.store([toy.transitions((s, call), ENVS) for s in seeds])
         keys = [jax.random.key(100 * s + call) for s in seeds]
-        state, metrics = learning.update(state, replay.state, params, keys, 0)
-    inputs = (
-        [transitions((s, 99), ENVS).obs for s in seeds],
-        [jax.random.key(s) for s in seeds],
-        [np.arange(ENVS, dtype=np.uint32)] * num_seeds,
-        [np.arange(ENVS, dtype=np.int32)] * num_seeds,
-    )
-    chunks, _ = learning.act(state, params, *inputs, 0)
-    chunks = placement.collect(np.asarray(chunks))
+        state, metrics = programs.update(state, replay, keys, 0)
+    inputs = [
+        ActInputs(
+            obs=toy.transitions((s, 99), ENVS).obs,
+            key=jax.random.key(s),
+            seeds=np.arange(ENVS, dtype=np.uint32),
+            chunk_index=np.arange(ENVS, dtype=np.int32),
+            episode=np.arange(ENVS, dtype=np.int32),
+        )
+        for s in seeds
+    ]
+    decision = programs.act(state, inputs)
+    chunks = placement.collect(np.asarray(decision.chunk))
     losses = placement.collect(np.asarray(metrics["train/critic_loss"]))
     found = []
     for place, seed in enumerate(seeds):
         learner = placement.take(state, place)
+        one = programs.act_one(learner, inputs[place]).chunk
         leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(learner.critic)]
         found.append((np.concatenate(leaves), chunks[place], losses[place]))
+        np.testing.assert_allclose(one, chunks[place], atol=5e-6)
         assert int(learner.num_updates) == 6 * UTD, seed
     return placement.num_groups, found
 
@@ -189,21 +201,84 @@ def several_seeds(first_seed, num_seeds, num_devices):
 def seeds():
     """Differences of every seed to its own run on as many devices as its group has."""
     out = {}
-    for num_seeds, num_devices in ((4, 1), (1, 8), (4, 2), (4, 4), (4, 8), (6, 4)):
-        groups, together = several_seeds(10, num_seeds, num_devices)
+    several = ((4, 1), (1, 8), (4, 2), (4, 4), (4, 8), (6, 4))
+    cases = [(*sizes, "device") for sizes in several] + [(4, 8, "host")]
+    for num_seeds, num_devices, memory in cases:
+        groups, together = several_seeds(10, num_seeds, num_devices, memory)
         differences = []
         for place in range(num_seeds):
-            _, (alone,) = several_seeds(10 + place, 1, num_devices // groups)
+            alone_on = num_devices // groups
+            _, (alone,) = several_seeds(10 + place, 1, alone_on, memory)
             differences += [
                 float(np.abs(a - b).max()) for a, b in zip(alone, together[place])
             ]
         apart = np.abs(together[0][0] - together[-1][0]).max() if num_seeds > 1 else 1
-        out[f"{num_seeds} seeds, {num_devices} devices"] = {
+        name = f"{num_seeds} seeds, {num_devices} devices"
+        out[name if memory == "device" else f"{name}, host memory"] = {
             "groups": groups,
             "difference": max(differences),
             "apart": float(apart),
         }
     return out
+
+
+def kinds():
+    """Checks that every kind of value reaches and leaves seeds and devices so."""
+    out = {}
+    for num_seeds, num_devices in ((1, 1), (3, 1), (1, 4), (2, 4), (4, 4), (4, 2)):
+        placement = parallel.place(num_seeds, num_devices)
+        check_kinds(placement)
+        out[f"{num_seeds} seeds, {num_devices} devices"] = placement.num_groups
+    return out
+
+
+def check_kinds(placement):
+    """Compares a function of all kinds with NumPy, seed by seed, device by device."""
+    seeds, devices = placement.num_seeds, placement.group_devices
+    own = np.float32(10 * np.arange(seeds))  # one a seed
+    shared = np.float32(np.arange(seeds * 8).reshape(seeds, 8))  # 8 rows a seed
+    rows = 8 // devices
+
+    def function(tree, part, same):
+        # of one seed on one device
+        assert tree["own"].shape == () and part.shape == (rows,)
+        total = placement.average(jnp.sum(part)) * devices
+        return {"sum": tree["own"] + total + same, "part": part + tree["same"]}
+
+    tree_kinds = {"own": SPREAD, "same": SAME}
+    outputs = {"sum": SPREAD, "part": SHARED}
+    run = compile_for(placement, function, (tree_kinds, SHARED, SAME), outputs)
+    put = make_put(placement)(list(own))
+    parts = placement.share(list(shared))
+    found = run({"own": put, "same": np.float32(5)}, parts, np.float32(1))
+    expected = own + shared.sum(axis=1) + 1
+    got = placement.collect(np.asarray(found["sum"]))
+    np.testing.assert_array_equal(got, expected)
+    for seed in range(seeds):
+        assert float(placement.take(found["sum"], seed)) == expected[seed]
+    assert np.shape(found["part"]) == (*placement.lead, rows)
+    np.testing.assert_array_equal(found["part"], parts + 5)
+
+    # What is the same for all seeds: each device has its own, no seed an axis.
+    lead = () if placement.num_devices == 1 else (placement.num_local,)
+    held = compile_for(placement, lambda _, same: same + 1, (SHARED, SAME), HELD)(
+        parts, np.float32(6)
+    )
+    assert np.shape(held) == lead and set(np.ravel(held)) == {7.0}
+    used = compile_for(
+        placement, lambda held, part: held * part, (HELD, SHARED), SHARED
+    )
+    np.testing.assert_array_equal(used(held, parts), 7 * parts)
+
+    # What is too small to be shared, and what gives its memory.
+    first = compile_for_first(placement, lambda a, b: a + b, (SPREAD, SAME), SPREAD)
+    same = make_replicate(placement)(np.float32(2))
+    small = placement.collect(np.asarray(first(put, same)))
+    np.testing.assert_array_equal(small, own + 2)
+    give = compile_for(placement, lambda a: a + 1, (SPREAD,), SPREAD, donate=(0,))
+    taken = give(put)
+    assert put.is_deleted()
+    np.testing.assert_array_equal(placement.collect(np.asarray(taken)), own + 1)
 
 
 def math():
@@ -229,7 +304,7 @@ def math():
     return out
 
 
-def run(policy, folder, vector_steps, num_seeds=1):
+def run(policy, folder, vector_steps, num_seeds=1, method="dynvgd"):
     from dynvgd_jax import load_agent
     from dynvgd_jax.training.loop import train
     from tests.support.reach import ReachEnv
@@ -239,6 +314,7 @@ def run(policy, folder, vector_steps, num_seeds=1):
         policy,
         total_env_steps=int(vector_steps) * VECTOR_STEP,
         num_seeds=int(num_seeds),
+        method=method,
     )
     train(config, folder, make_env=ReachEnv, resume=Path(folder).exists())
     folders = [folder]
@@ -254,7 +330,7 @@ def run(policy, folder, vector_steps, num_seeds=1):
 
 
 def main():
-    jobs = {"math": math, "seeds": seeds, "run": run}
+    jobs = {"kinds": kinds, "math": math, "seeds": seeds, "run": run}
     print(json.dumps(jobs[sys.argv[1]](*sys.argv[2:])))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dynvgd_jax.core.types import ChunkResult
+from dynvgd_jax.envs.base import EnvSizes
 
 STEP = 0.1  # distance per control step at full speed
 SUCCESS_RADIUS = 0.15
@@ -26,7 +27,7 @@ class ReachEnv(LazyEnv):
     The reward of a control step is 1 minus the distance to the goal (at least 0).
     """
 
-    obs_dim, action_dim, chunk_len, max_episode_env_steps = 4, 2, 4, 32
+    sizes = EnvSizes(obs_dim=4, action_dim=2, chunk_len=4, max_episode_env_steps=32)
 
     def __init__(self, num_envs: int):
         self.num_envs = num_envs
@@ -110,9 +111,9 @@ def poor_demonstrations(num_episodes: int, seed: int):
     everyone = np.arange(num_episodes)
     obs = env.reset(everyone, everyone + 1000 * seed)
     observations, actions = [], []
-    for _ in range(env.max_episode_env_steps // env.chunk_len):
+    for _ in range(env.sizes.max_episode_env_steps // env.sizes.chunk_len):
         turn = rng.choice([0.0, np.pi / 2, -np.pi / 2], num_episodes, p=[0.4, 0.3, 0.3])
-        for _ in range(env.chunk_len):
+        for _ in range(env.sizes.chunk_len):
             way = obs[:, 2:] - obs[:, :2]
             way = way / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 0.2)
             cos, sin = np.cos(turn), np.sin(turn)

@@ -12,8 +12,8 @@ import shutil
 import signal
 import sys
 
-import launch
-from dynvgd_jax.training import loop as train
+from dynvgd_jax import launch
+from dynvgd_jax.envs import base
 from tests.support.reach import ReachEnv
 
 MOMENTS = ((os, "fsync"), (os, "pwrite"), (os, "replace"), (pathlib.Path, "rename"))
@@ -54,7 +54,7 @@ def main() -> int:
             moment()
             return super().step(indices, actions)
 
-    train.env_for_policy = lambda config, policy, num_envs: Env(num_envs)
+    base.make_env = lambda config, normalization, num_envs: Env(num_envs)
     return launch.main(sys.argv)
 
 

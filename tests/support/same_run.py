@@ -5,9 +5,13 @@ import json
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dynvgd_jax.agent import POLICY
+from dynvgd_jax.diffusion.policy_files import load_policy
 from dynvgd_jax.replay.log import ReplayLog
+from dynvgd_jax.replay.ring import example_transition
 from dynvgd_jax.runs import checkpoint
 from dynvgd_jax.runs.settings import read_config
+from dynvgd_jax.steering.methods import build_method
 
 
 def scalars(folder):
@@ -35,12 +39,15 @@ def arrays(folder, steps):
         leaves, _ = checkpoint._read_manifest(place)
         read = checkpoint._read_arrays(place, leaves)
         found |= {f"{kind}/{name}": value for name, value in read.items()}
-    capacity = read_config(folder).replay.capacity
+    config, policy = read_config(folder), load_policy(folder / POLICY)
+    capacity = config.replay.capacity
     log = ReplayLog(folder / "replay", capacity, notes_of(folder, steps)["segments"])
-    obs_dim = found["resume/obs"].shape[1]
-    rows = np.load(log.folder / log.segments[0]["name"])
-    flat_action_dim = rows.shape[1] - 2 * obs_dim - 2
-    found |= log.read((capacity,), obs_dim, flat_action_dim)._asdict()
+    if log.total:
+        flat_dim = policy.chunk_len * policy.action_dim
+        extras = build_method(config, policy).extras
+        example = example_transition(policy.obs_dim, flat_dim, extras)
+        stored = log.read((capacity,), example)._asdict()
+        found |= {f"extras/{k}": v for k, v in stored.pop("extras").items()} | stored
     return found | {"replay/total": log.total}
 
 

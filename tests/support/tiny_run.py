@@ -6,11 +6,11 @@ import numpy as np
 from configs import base
 from dynvgd_jax.core.normalize import Normalization
 from dynvgd_jax.diffusion.network import DiffusionMLP, init_params
-from dynvgd_jax.diffusion.policy import Policy, save_policy
-from dynvgd_jax.diffusion.schedule import cosine_schedule
+from dynvgd_jax.diffusion.policy import Policy
+from dynvgd_jax.diffusion.policy_files import save_policy
 from tests.support.reach import ReachEnv
 
-VECTOR_STEP = 2 * ReachEnv.chunk_len
+VECTOR_STEP = 2 * ReachEnv.sizes.chunk_len
 
 
 def random_policy(folder, obs_dim=4):
@@ -20,7 +20,7 @@ def random_policy(folder, obs_dim=4):
     ones = [np.ones(n, np.float32) for n in (obs_dim, 2)]
     norm = Normalization(-ones[0], ones[0], -ones[1], ones[1])
     params = init_params(network, jax.random.key(0))
-    save_policy(folder, Policy(network, params, cosine_schedule(20), norm, "reach"))
+    save_policy(folder, Policy(network, params, 20, norm, "can"))
     return folder
 
 

@@ -211,13 +211,16 @@ def guided_decode(net, critics, x, obs, table, config, td_error):
 
 
 def td_step(critics, targets, optimizer, batch, next_flat, config):
-    """One gradient step in place; returns |q - y| `[N, B]`."""
-    obs, action, reward, next_obs, done = batch
+    """One gradient step in place; returns |q - y| `[N, B]`.
+
+    `batch` is (obs, action, reward, next_obs, discount), with gamma in the discount.
+    """
+    obs, action, reward, next_obs, discount = batch
     with torch.no_grad():
         next_q = targets(next_obs, next_flat)
         low = config.target_reduce == "min"
         value = next_q.min(0).values if low else next_q.mean(0)
-        y = reward + (1 - done) * config.gamma * value
+        y = reward + discount * value
         if config.target_clip:
             y = y.clamp(-config.target_clip, config.target_clip)
     q = critics(obs, action)

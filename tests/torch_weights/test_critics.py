@@ -21,11 +21,13 @@ from dynvgd_jax.diffusion.policy import BASE
 from dynvgd_jax.envs.rollout import TRAIN_STREAM, episode_seed
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.steering.critics import td
-from dynvgd_jax.steering.vgd import start_noise
+from dynvgd_jax.steering.critics.kinds import make_critic
+from dynvgd_jax.steering.noise import start_noise
 from dynvgd_jax.training.loop import train
-from dynvgd_jax.training.seed_run import ACT_KEY
+from dynvgd_jax.training.state import ACT_KEY
 from tests.support import torch_reference as ref
 from tests.support.reach import ReachEnv
+from tests.support.same_run import arrays
 from tests.support.tiny_run import VECTOR_STEP, tiny
 
 SIZES = ref.SMALL
@@ -36,11 +38,11 @@ INPUTS = SIZES.obs + SIZES.chunk * SIZES.act
 class CanSizedEnv(ReachEnv):
     """The plane's task in Can's sizes: what it does not know stays 0."""
 
-    obs_dim, action_dim = SIZES.obs, SIZES.act
+    sizes = ReachEnv.sizes._replace(obs_dim=SIZES.obs, action_dim=SIZES.act)
 
     def _obs(self, indices):
         seen = super()._obs(indices)
-        return np.pad(seen, ((0, 0), (0, self.obs_dim - seen.shape[1])))
+        return np.pad(seen, ((0, 0), (0, self.sizes.obs_dim - seen.shape[1])))
 
     def step(self, indices, actions):
         return super().step(indices, actions[..., :2])
@@ -54,8 +56,9 @@ def random_batch(seed, rows=8):
     rng = np.random.default_rng(seed)
     shapes = ((rows, SIZES.obs), (rows, INPUTS - SIZES.obs), (rows,))
     obs, action, reward = (rng.uniform(-1, 1, s).astype(np.float32) for s in shapes)
-    done = (rng.random(rows) < 0.3).astype(np.float32)
-    return Transition(obs, action, reward, obs[::-1].copy(), done)
+    done = rng.random(rows) < 0.3
+    discount = np.float32(can_ddim8.get_config().gamma) * np.float32(~done)
+    return Transition(obs, action, reward, obs[::-1].copy(), discount, done)
 
 
 def trained(steps=3):
@@ -68,7 +71,7 @@ def trained(steps=3):
 
 
 def torch_step(critics, targets, optimizer, batch):
-    rows = [torch.from_numpy(part) for part in batch]
+    rows = [torch.from_numpy(part) for part in (*batch[:4], batch.discount)]
     config = can_ddim8.get_config()
     return ref.td_step(critics, targets, optimizer, rows, rows[1], config)
 
@@ -100,8 +103,8 @@ def policy(tmp_path_factory):
         net = ref.make_net(SIZES, seed=seed)
         model |= {f"{prefix}.{k}": v for k, v in net.state_dict().items()}
     torch.save({"itr": 1, "model": model}, folder / "s.pt")
-    arguments = ("--task=can", "--ft_denoising_steps=1", f"--output={folder}/out")
-    assert run(f"--policy={folder}/s.pt", *arguments) == 0
+    said = ("--task=can", "--num_train_timesteps=20", "--ft_denoising_steps=1")
+    assert run(f"--policy={folder}/s.pt", *said, f"--output={folder}/out") == 0
     return folder / "out"
 
 
@@ -154,11 +157,11 @@ def test_learning_goes_on_as_in_torch(converted):
     critics, targets, optimizer = trained()
     agent = load_agent(folder / "run")
     ensemble, adam = agent_ensemble(agent), td.make_optimizer(5e-4)
-    options = td.TdConfig(0.999, agent.config.target_tau)
-    state = agent.learner.critic
+    critic = make_critic(agent.config, SIZES.obs, INPUTS - SIZES.obs)
+    state, tau = agent.learner.critic, agent.config.target_tau
     for seed in (20, 21):
         batch = random_batch(seed)
-        state, _ = td.gradient_step(ensemble, adam, state, batch, batch.action, options)
+        state, _ = td.gradient_step(critic, adam, state, batch, batch.action, tau)
         torch_step(critics, targets, optimizer, batch)
     from dynvgd_jax.torch_weights.critics import from_flax
 
@@ -217,6 +220,7 @@ def continuing(policy, folder, **changes):
     )
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_converted_critics_and_a_fine_tuned_policy(
     policy, converted, tmp_path
 ):
@@ -229,8 +233,8 @@ def test_a_run_starts_from_converted_critics_and_a_fine_tuned_policy(
     # The first chunks of the run are the fine-tuned policy's, whose last of two steps
     # is another network's than the base's.
     assert agent.policy.ft_denoising_steps == 1
-    rows = np.load(next((tmp_path / "run" / "replay").glob("0-*.npy")))[:2]
-    obs, found = rows[:, : SIZES.obs], rows[:, SIZES.obs : INPUTS]
+    stored = arrays(tmp_path / "run", agent.env_steps)
+    obs, found = stored["obs"][:2], stored["action"][:2]
     seeds = [episode_seed(TRAIN_STREAM, config.seed, i) for i in range(2)]
     noise = start_noise(
         "tanh_randn",

@@ -6,7 +6,6 @@ import yaml
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.diffusion.network import DiffusionMLP
 from dynvgd_jax.torch_weights.dppo_config import (
-    choose,
     disagreements,
     read_dppo_config,
 )
@@ -84,16 +83,6 @@ def test_references_are_followed_and_circles_count_as_not_said(tmp_path):
     text += "name: ${env_name}\nft_denoising_steps: 0\n"
     found = read_dppo_config(write(tmp_path, text))
     assert found[1:5] == (None, 20, None, None)
-
-
-def test_flag_then_yaml_then_default(tmp_path):
-    config = read_dppo_config(write(tmp_path, "denoising_steps: 20"))
-    assert choose(config, "num_train_timesteps", None, 100) == 20
-    assert choose(config, "num_train_timesteps", 20, 100) == 20
-    assert choose(config, "task", None, "can") == "can"
-    assert choose(None, "task", "lift", None) == "lift"
-    with pytest.raises(UserError, match=r"--num_train_timesteps=50, but .* says 20"):
-        choose(config, "num_train_timesteps", 50, 100)
 
 
 NESTED = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"

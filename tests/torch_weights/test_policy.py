@@ -60,7 +60,8 @@ def folder(tmp_path):
 
 def save(folder, content):
     torch.save(content, folder / "s.pt")
-    return f"--policy={folder}/s.pt", "--task=can", f"--output={folder}/out"
+    said = ("--task=can", "--num_train_timesteps=20")
+    return f"--policy={folder}/s.pt", *said, f"--output={folder}/out"
 
 
 def batch():
@@ -201,7 +202,7 @@ def test_values_that_begin_with_config_are_no_configuration(folder, monkeypatch)
     monkeypatch.chdir(folder)
     save(folder, edited(lambda state: None))
     (folder / "configs").mkdir()
-    (folder / "configs" / "a.yaml").write_text("env: can")
+    (folder / "configs" / "a.yaml").write_text("env: can\ndenoising_steps: 20")
     yaml = ("--dppo_config", "configs/a.yaml")
     assert run("--policy", "s.pt", *yaml, "--output", "config_out") == 0
     assert load_policy(folder / "config_out").task == "can"
@@ -214,7 +215,7 @@ def test_an_existing_output_is_left_alone(folder, capsys):
 
 
 def test_a_yaml_gives_what_tensors_cannot_tell_and_loses_where_they_can(folder, capsys):
-    policy, _, output = save(folder, edited(lambda state: None))
+    policy, _, _, output = save(folder, edited(lambda state: None))
     text = "env_name: can\ndenoising_steps: 50\nft_denoising_steps: 10\n"
     text += "model: {network: {mlp_dims: [512], residual_style: true}}\n"
     (folder / "x.yaml").write_text(text)
@@ -223,8 +224,9 @@ def test_a_yaml_gives_what_tensors_cannot_tell_and_loses_where_they_can(folder, 
     line = capsys.readouterr().err
     assert "--num_train_timesteps=20, but" in line and "says 50" in line
     assert run(policy, yaml, output) == 0
-    note = capsys.readouterr().err
-    assert "mlp_dims [512] (tensors: [24, 24, 24])" in note and note.count("\n") == 1
+    notes = capsys.readouterr().err.splitlines()
+    assert "T = 50" in notes[0] and "x.yaml" in notes[0]
+    assert "mlp_dims [512] (tensors: [24, 24, 24])" in notes[1] and len(notes) == 2
     found = load_policy(folder / "out")
     assert (found.task, found.schedule.num_train_timesteps) == ("can", 50)
     assert run(policy.replace("policy", "inspect"), yaml) == 0
@@ -251,7 +253,10 @@ def test_without_torch_one_line_says_what_to_install(folder, capsys, monkeypatch
         ([], "found none, expected one of --policy, --critic"),
         (["--policy=a", "--critic=b"], "found --policy and --critic"),
         (["--policy=a"], "needs --output"),
-        (["--policy=a", "--output=b"], "needs --task"),
+        (["--policy=/x", "--output=b"], "no such file"),
+        (["--policy=", "--output=b"], "--policy: found nothing"),
+        (["--policy=~nobody-at-all/a", "--output=b"], "no home folder"),
+        (["--policy=a", "--output=b", "--filter_key=train"], "without --dataset"),
         (
             ["--policy=a", "--task=can", "--output=b", "--config.seed=3"],
             "with --critic only",

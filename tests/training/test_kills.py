@@ -24,9 +24,7 @@ KILLS = 30
 MOST_MOMENTS = 120
 
 
-def test_thirty_kills_at_random_moments(
-    finished_run, toy_config, cache_folder, tmp_path
-):
+def test_thirty_kills_at_random_moments(finished_run, toy_config, tmp_path):
     rng = random.Random(0)
     base = [command.BASE, *command.flags(toy_config)]
     kills, chains = 0, 0
@@ -37,7 +35,7 @@ def test_thirty_kills_at_random_moments(
         while code == -signal.SIGKILL:
             moment = rng.randint(1, MOST_MOMENTS) if kills < KILLS else 0
             arguments = [*base, f"--workdir={folder}", *goes_on]
-            code, _, errors = command.run(arguments, cache_folder, KILL_AT=moment)
+            code, _, errors = command.run(arguments, KILL_AT=moment)
             kills += code == -signal.SIGKILL
             if folder.is_dir():
                 goes_on = ["--resume"]
@@ -64,20 +62,20 @@ def lift_flags(folder: Path) -> list[str]:
     return ["--config=configs/lift_ddim8.py:quick", *flags, f"--workdir={folder}"]
 
 
-def start_lift(folder: Path, cache: Path) -> subprocess.Popen:
+def start_lift(folder: Path) -> subprocess.Popen:
     resume = ["--resume"] if folder.is_dir() else []
     return subprocess.Popen(
         [sys.executable, "launch.py", *lift_flags(folder), *resume],
         cwd=command.ROOT,
-        env=command.environment(cache),
+        env=command.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def finish_lift(folder: Path, cache: Path) -> None:
-    process = start_lift(folder, cache)
+def finish_lift(folder: Path) -> None:
+    process = start_lift(folder)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
 
@@ -88,13 +86,13 @@ def newest(folder: Path) -> int:
     return max((int(path.name) for path in places), default=-1)
 
 
-def test_kills_of_a_robosuite_run(cache_folder, tmp_path):
+def test_kills_of_a_robosuite_run(tmp_path):
     rng = random.Random(1)
-    finish_lift(tmp_path / "whole", cache_folder)
+    finish_lift(tmp_path / "whole")
     folder = tmp_path / "killed"
     # once in the first evaluation, in the first rollouts or at learning's start, later
     for after in (0, 24, 72):
-        process = start_lift(folder, cache_folder)
+        process = start_lift(folder)
         while newest(folder) < after:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)
@@ -102,5 +100,5 @@ def test_kills_of_a_robosuite_run(cache_folder, tmp_path):
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-    finish_lift(folder, cache_folder)
+    finish_lift(folder)
     assert_equal_runs(folder, tmp_path / "whole")

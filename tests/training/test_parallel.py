@@ -13,12 +13,12 @@ from tests.support.command import ROOT, environment
 from tests.support.tiny_run import random_policy
 
 
-def child(cache, *arguments, devices=8):
+def child(*arguments, devices=8):
     flags = f"--xla_force_host_platform_device_count={devices}"
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.parallel_child", *map(str, arguments)],
         cwd=ROOT,
-        env=environment(cache, XLA_FLAGS=flags),
+        env=environment(XLA_FLAGS=flags),
         capture_output=True,
         text=True,
     )
@@ -27,8 +27,8 @@ def child(cache, *arguments, devices=8):
 
 
 @pytest.fixture(scope="module")
-def found(cache_folder):
-    return child(cache_folder, "math")
+def found():
+    return child("math")
 
 
 @pytest.mark.slow
@@ -61,12 +61,12 @@ def test_every_device_draws_its_own_batches(found):
 
 
 @pytest.mark.slow
-def test_runs_resume_bit_for_bit_and_on_fewer_devices(tmp_path, cache_folder):
+def test_runs_resume_bit_for_bit_and_on_fewer_devices(tmp_path):
     policy = random_policy(tmp_path / "policy")
 
     def run(name, vector_steps, devices=2):
         job = ("run", policy, tmp_path / name, vector_steps)
-        result = child(cache_folder, *job, devices=devices)
+        result = child(*job, devices=devices)
         assert result["devices"] == devices
         return result
 
@@ -80,14 +80,15 @@ def test_runs_resume_bit_for_bit_and_on_fewer_devices(tmp_path, cache_folder):
 
 
 @pytest.mark.slow
-def test_seeds_side_by_side_learn_as_alone(cache_folder):
+def test_seeds_side_by_side_learn_as_alone():
     """Stacked on one device, spread over devices, and both; each on its own batches."""
-    found = child(cache_folder, "seeds")
+    found = child("seeds")
     groups = {"4 seeds, 1 devices": 1, "4 seeds, 2 devices": 2, "4 seeds, 4 devices": 4}
     groups |= {
         "1 seeds, 8 devices": 1,
         "4 seeds, 8 devices": 4,
         "6 seeds, 4 devices": 2,
+        "4 seeds, 8 devices, host memory": 4,
     }
     assert {name: result["groups"] for name, result in found.items()} == groups
     for result in found.values():
@@ -95,16 +96,18 @@ def test_seeds_side_by_side_learn_as_alone(cache_folder):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["dynvgd"])
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_run_of_several_seeds_resumes_bit_for_bit(tmp_path, cache_folder, devices):
+def test_a_run_of_several_seeds_resumes_bit_for_bit(tmp_path, devices, method):
     policy = random_policy(tmp_path / "policy")
 
     def run(name, vector_steps):
-        job = ("run", policy, tmp_path / name, vector_steps, 2)
-        return child(cache_folder, *job, devices=devices)
+        job = ("run", policy, tmp_path / name, vector_steps, 2, method)
+        return child(*job, devices=devices)
 
-    unbroken = run("unbroken", 24)
-    assert run("resumed", 16)["num_updates"] < unbroken["num_updates"]
+    unbroken, part = run("unbroken", 24), run("resumed", 16)
+    assert part["learner"] != unbroken["learner"]
+    assert (part["num_updates"] < unbroken["num_updates"]) == (method == "dynvgd")
     assert run("resumed", 24) == unbroken
 
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from configs import can_pretrain, lift_pretrain, square_pretrain
-from dynvgd_jax.core.config_check import set_fields
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.fields import set_fields
 from dynvgd_jax.core.normalize import (
     Normalization,
     normalize_action,
     normalize_obs,
     save_normalization,
 )
-from dynvgd_jax.diffusion.policy import load_policy
+from dynvgd_jax.diffusion.policy_files import load_policy
 from dynvgd_jax.training.pretrain import pretrain
 from tests.support.reach import ReachEnv
 
@@ -28,7 +28,7 @@ LIMITS = Normalization(
 class ScaledReachEnv(ReachEnv):
     """Normalised observations and actions at the border, like robosuite's."""
 
-    def __init__(self, num_envs, normalization):
+    def __init__(self, normalization, num_envs):
         super().__init__(num_envs)
         assert normalization.obs_min.shape == (4,)
 

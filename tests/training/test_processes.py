@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-import launch
+from dynvgd_jax import launch
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.training import processes
 from tests.support import command
@@ -59,7 +59,7 @@ def policy(tmp_path_factory):
     return random_policy(tmp_path_factory.mktemp("policy") / "policy")
 
 
-def start(count, cache, policy, folder, *arguments, vector_steps=24, **changes):
+def start(count, policy, folder, *arguments, vector_steps=24, **changes):
     """Starts the processes of one run."""
     config = tiny(policy, total_env_steps=vector_steps * VECTOR_STEP, **changes)
     flags = [command.BASE, *command.flags(config), f"--workdir={folder}", *arguments]
@@ -67,7 +67,6 @@ def start(count, cache, policy, folder, *arguments, vector_steps=24, **changes):
     return [
         command.start(
             [*flags, *([*several, f"--process_id={i}"] if count > 1 else [])],
-            cache,
             XLA_FLAGS="--xla_force_host_platform_device_count=1",
         )
         for i in range(count)
@@ -93,15 +92,15 @@ def run(*arguments, **changes):
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory, cache_folder, policy):
+def pair(tmp_path_factory, policy):
     """The folder of an unbroken run of two processes."""
     folder = tmp_path_factory.mktemp("pair") / "run"
-    run(2, cache_folder, policy, folder)
+    run(2, policy, folder)
     return folder
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_evaluate_one_run(pair, cache_folder, policy, tmp_path):
+def test_two_processes_train_and_evaluate_one_run(pair, policy, tmp_path):
     last = 24 * VECTOR_STEP
     found = arrays(pair, last)
     assert found["resume/obs"].shape[0] == 2 and found["replay/total"] == 48
@@ -110,7 +109,7 @@ def test_two_processes_train_and_evaluate_one_run(pair, cache_folder, policy, tm
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * 4  # three episodes, each once, in four evaluations
     # The first rollouts are those of one process: the same episodes, the same actions.
-    run(1, cache_folder, policy, tmp_path / "alone")
+    run(1, policy, tmp_path / "alone")
     alone = arrays(tmp_path / "alone", last)
     for name in ("obs", "action", "reward"):
         np.testing.assert_allclose(found[name][:20], alone[name][:20], atol=1e-6)
@@ -123,13 +122,11 @@ def test_two_processes_train_and_evaluate_one_run(pair, cache_folder, policy, tm
 
 
 @pytest.mark.slow
-def test_two_processes_resume_bit_for_bit_and_as_one(
-    pair, cache_folder, policy, tmp_path
-):
+def test_two_processes_resume_bit_for_bit_and_as_one(pair, policy, tmp_path):
     folder = tmp_path / "run"
-    run(2, cache_folder, policy, folder, vector_steps=16)
+    run(2, policy, folder, vector_steps=16)
     shutil.copytree(folder, tmp_path / "one")
-    run(2, cache_folder, policy, folder, "--resume")
+    run(2, policy, folder, "--resume")
     last = 24 * VECTOR_STEP
     found, want = arrays(folder, last), arrays(pair, last)
     assert found.keys() == want.keys()
@@ -138,18 +135,16 @@ def test_two_processes_resume_bit_for_bit_and_as_one(
     notes = [notes_of(place, last) for place in (folder, pair)]
     assert notes[0]["recent"] == notes[1]["recent"]
     assert notes[0]["summaries"][-1] == notes[1]["summaries"][-1]
-    run(1, cache_folder, policy, tmp_path / "one", "--resume")
+    run(1, policy, tmp_path / "one", "--resume")
     one = arrays(tmp_path / "one", last)
     assert one["checkpoints/learner/num_updates"] == 14 * 2
     assert one["replay/total"] == 48
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_stops_all_and_mistakes_end_all(
-    pair, cache_folder, policy, tmp_path
-):
+def test_a_signal_to_one_stops_all_and_mistakes_end_all(pair, policy, tmp_path):
     folder = tmp_path / "run"
-    started = start(2, cache_folder, policy, folder, vector_steps=4000)
+    started = start(2, policy, folder, vector_steps=4000)
     while not (folder / "replay").exists():
         assert all(process.poll() is None for process in started)
         time.sleep(0.1)
@@ -157,8 +152,8 @@ def test_a_signal_to_one_stops_all_and_mistakes_end_all(
     ended = finish(started)
     assert [code for code, _ in ended] == [0, 0], ended
     assert "everything is saved" in ended[0][1]
-    for code, errors in finish(start(2, cache_folder, policy, pair)):
+    for code, errors in finish(start(2, policy, pair)):
         assert code == 2 and "exists and is not empty" in errors
-    other = start(2, cache_folder, policy, tmp_path / "other", num_envs=3)
+    other = start(2, policy, tmp_path / "other", num_envs=3)
     for code, errors in finish(other):
         assert code == 2 and "config.num_envs: found 3, expected a multiple" in errors

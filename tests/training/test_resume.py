@@ -1,18 +1,20 @@
 """A run that was broken off and resumed equals one that was not, bit for bit."""
 
+import hashlib
+import json
 import shutil
 
+import numpy as np
 import pytest
 
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.runs.lock import LOCK_FILE
 from dynvgd_jax.runs.settings import read_config
 from dynvgd_jax.training.loop import train
 from dynvgd_jax.training.resume import compare_configs
 from tests.support.reach import PowerCutError, ReachEnv, breaking
 from tests.support.same_run import assert_equal_runs, notes_of
 from tests.support.tiny_run import VECTOR_STEP
-
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 # Chunks: 16 of the base evaluations, 24 of training, 8 of each of two evaluations.
@@ -112,3 +114,30 @@ def test_a_finished_run_stays_as_it_is_and_a_longer_one_drops_old_segments(
     segments = [s["name"] for n in newest for s in notes_of(folder, n)["segments"]]
     files = {path.name for path in (folder / "replay").iterdir()}
     assert files == set(segments) and "0-10.npy" not in files
+
+
+def test_a_run_of_an_older_version_is_refused_untouched(
+    toy_config, finished_run, tmp_path
+):
+    """Its transitions were float32 columns; that version can still go on with it."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    for notes_file in (folder / "resume").glob("*.json"):
+        notes = json.loads(json.loads(notes_file.read_text())["notes"])
+        for segment in notes["segments"]:
+            path = folder / "replay" / segment["name"]
+            np.save(path, np.zeros((segment["rows"], 18), np.float32))
+            segment["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        text = json.dumps(notes)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        notes_file.write_text(json.dumps({"sha256": digest, "notes": text}))
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    longer = toy_config.copy_and_resolve_references().unlock()
+    longer.total_env_steps += 2 * VECTOR_STEP
+    with pytest.raises(
+        UserError, match="older version of this program, commit 9b190e2"
+    ):
+        train(longer.lock(), folder, make_env=ReachEnv, resume=True)
+    after = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    del before[folder / LOCK_FILE], after[folder / LOCK_FILE]
+    assert after == before

@@ -13,7 +13,6 @@ from tests.support.reach import PowerCutError, ReachEnv, breaking
 from tests.support.same_run import arrays, assert_equal_runs, scalars
 from tests.support.tiny_run import VECTOR_STEP, random_policy, tiny
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 SEEDS = 2
 
 

@@ -14,8 +14,6 @@ from tests.support.reach import ReachEnv
 from tests.support.same_run import assert_equal_runs
 from tests.support.tiny_run import VECTOR_STEP
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
-
 # The run asks once a chunk of an evaluation (8) and once a vector step (24). Where each
 # stop falls: the second evaluation of the base policy, the first rollouts, the first
 # evaluation of the steered one, learning, the last evaluation.
@@ -55,18 +53,18 @@ def test_speed_of_a_resumed_run_leaves_out_what_was_done_before(
 
 
 def test_sigterm_ends_the_command_with_code_0_and_resume_goes_on(
-    toy_config, cache_folder, finished_run, tmp_path
+    toy_config, finished_run, tmp_path
 ):
     arguments = [
         command.BASE,
         *command.flags(toy_config),
         f"--workdir={tmp_path / 'run'}",
     ]
-    code, _, errors = command.run(arguments, cache_folder, SIGNAL_AT=120)
+    code, _, errors = command.run(arguments, SIGNAL_AT=120)
     assert code == 0, errors
     assert "SIGTERM: stopping after this step" in errors
     assert "the same command with --resume goes on" in errors
-    code, output, errors = command.run([*arguments, "--resume"], cache_folder)
+    code, output, errors = command.run([*arguments, "--resume"])
     assert code == 0 and "Success with 95 % intervals" in output, errors
     text = (tmp_path / "run" / "eval.csv").read_text()
     assert text == (finished_run / "eval.csv").read_text()

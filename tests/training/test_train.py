@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from configs import base
 from dynvgd_jax import load_agent
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.diffusion import policy as policies
+from dynvgd_jax.diffusion import policy_files as policies
 from dynvgd_jax.training.loop import train
 from tests.support.reach import ReachEnv
 from tests.support.tiny_run import VECTOR_STEP, random_policy, tiny

@@ -13,11 +13,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import mujoco
 import numpy as np
+from numba import config as numba_config
 from numba import njit
 
 from dynvgd_jax.envs.robosuite import libmujoco, osc, readout, scene, snapshot
+from dynvgd_jax.envs.robosuite import task as task_parts
+from dynvgd_jax.envs.robosuite.headless import mujoco
 from dynvgd_jax.envs.robosuite.libmujoco import (
     bounding_volumes_view,
     call_jacobian,
@@ -29,7 +31,7 @@ from dynvgd_jax.envs.robosuite.libmujoco import (
     vectors,
 )
 from dynvgd_jax.envs.robosuite.stock import ChunkOutcome
-from dynvgd_jax.envs.robosuite.tasks import Task
+from dynvgd_jax.envs.robosuite.task import Task
 
 SUBSTEPS = 25  # 500 Hz physics, 20 Hz control
 _GRIP_SPEED = 0.01  # change of the finger command per substep (PandaGripper)
@@ -162,7 +164,7 @@ def _is_sound(scene, before):
 def _source_stamp() -> int:
     """Returns a number that changes with the compiled sources and the libraries."""
     digest = hashlib.sha256()
-    for module in (libmujoco, osc, readout, scene):
+    for module in (libmujoco, osc, readout, scene, task_parts):
         digest.update(Path(module.__file__).read_bytes())
     digest.update(Path(__file__).read_bytes())
     for package in ("robosuite", "mujoco", "numba"):
@@ -252,7 +254,10 @@ class CompiledStepper:
     `keep_unused_contacts` is for comparisons. `exact` keeps them too and computes
     torques with robosuite's own arithmetic: every bit equals robosuite's, for about
     half the speed.
-    Errors: RuntimeError where MuJoCo's memory is not laid out as expected.
+
+    Raises:
+      RuntimeError: where MuJoCo's memory is not laid out as expected, or numba compiles
+        nothing.
     """
 
     def __init__(
@@ -263,6 +268,8 @@ class CompiledStepper:
         exact: bool = False,
         keep_unused_contacts: bool = False,
     ):
+        if numba_config.DISABLE_JIT:
+            raise RuntimeError("NUMBA_DISABLE_JIT is set")
         self.env, self.task = env, task
         model = env.sim.model._model
         if not (exact or keep_unused_contacts):

@@ -4,11 +4,12 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
-import mujoco
 import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
+
+from dynvgd_jax.envs.robosuite.headless import mujoco
 
 
 def function_address(name: str) -> int:
@@ -107,8 +108,10 @@ def scalar_views(data: Any) -> tuple[np.ndarray, np.ndarray]:
 
     The bindings give both by value only. In mjdata.h nine ints starting with ncon
     follow the timers, then the time; the timers' address comes from the bindings and
-    both views are compared with the bindings' values. Errors: RuntimeError where they
-    disagree (another MuJoCo version).
+    both views are compared with the bindings' values.
+
+    Raises:
+      RuntimeError: where they disagree (another MuJoCo version).
     """
     timers = data.timer.duration
     end = timers.ctypes.data + len(timers) * timers.strides[0]
@@ -121,8 +124,10 @@ def scalar_views(data: Any) -> tuple[np.ndarray, np.ndarray]:
 def bounding_volumes_view(model: Any) -> np.ndarray:
     """Returns a live view [1] int32 of `nbvh`, the model's number of bounding volumes.
 
-    It stands sixth in mjModel. Errors: RuntimeError where the six differ from the
-    bindings' values.
+    It stands sixth in mjModel.
+
+    Raises:
+      RuntimeError: where the six differ from the bindings' values.
     """
     sizes = np.ctypeslib.as_array((ctypes.c_int32 * 6).from_address(model._address))
     names = ("nq", "nv", "nu", "na", "nbody", "nbvh")
@@ -135,7 +140,10 @@ def contact_geoms_view(model: Any, data: Any) -> np.ndarray:
     """Returns a live view [many, 2] int32 of the geom ids of all contacts.
 
     Contacts always begin at the start of the arena. Resets `data` to find them: in the
-    reference pose the scene's objects overlap. Errors: RuntimeError without contacts.
+    reference pose the scene's objects overlap.
+
+    Raises:
+      RuntimeError: without contacts.
     """
     mujoco.mj_resetData(model, data)
     mujoco.mj_forward(model, data)

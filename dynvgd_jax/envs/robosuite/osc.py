@@ -10,14 +10,13 @@ import math
 import numpy as np
 from numba import njit
 
-from dynvgd_jax.envs.robosuite.tasks import import_robosuite
+from dynvgd_jax.envs.robosuite.headless import robosuite
 
-_robosuite = import_robosuite()
-quat2mat = _robosuite.utils.transform_utils.quat2mat
+quat2mat = robosuite.utils.transform_utils.quat2mat
 # robosuite compiles these with numba too, so that they can be called from here.
-_spaces = _robosuite.utils.control_utils.opspace_matrices
-_posture_torques = _robosuite.utils.control_utils.nullspace_torques
-_turn_left = _robosuite.utils.control_utils.orientation_error
+_spaces = robosuite.utils.control_utils.opspace_matrices
+_posture_torques = robosuite.utils.control_utils.nullspace_torques
+_turn_left = robosuite.utils.control_utils.orientation_error
 
 _REST_KP = 10.0  # robosuite's nullspace stiffness, 1/s^2
 _REST_KD = 2.0 * math.sqrt(_REST_KP)

@@ -1,7 +1,8 @@
-"""Observation and success of each task, compiled, as robosuite computes them.
+"""Observation and success, compiled, as robosuite computes them.
 
-Each function reads MuJoCo's arrays through a record of dtype `scene.SCENE`. Rotations
-and quaternions pass through robosuite's own float32 conversions.
+Both are made of the parts that a task's file lists (`task.Parts`). Each function reads
+MuJoCo's arrays through a record of dtype `scene.SCENE`. Rotations and quaternions pass
+through robosuite's own float32 conversions.
 """
 
 import math
@@ -9,6 +10,8 @@ import math
 import numpy as np
 from numba import njit
 
+from dynvgd_jax.envs.robosuite import task
+from dynvgd_jax.envs.robosuite.headless import robosuite
 from dynvgd_jax.envs.robosuite.libmujoco import (
     doubles,
     integers,
@@ -16,18 +19,15 @@ from dynvgd_jax.envs.robosuite.libmujoco import (
     quaternions,
     vectors,
 )
-from dynvgd_jax.envs.robosuite.tasks import import_robosuite
 
-_transforms = import_robosuite().utils.transform_utils
+_transforms = robosuite.utils.transform_utils
 mat2quat, quat2mat = _transforms.mat2quat, _transforms.quat2mat
-
-LIFT, CAN, SQUARE, TRANSPORT = 0, 1, 2, 3
-TASK_CODES = {"lift": LIFT, "can": CAN, "square": SQUARE, "transport": TRANSPORT}
 
 
 @njit(nogil=True, error_model="numpy")
 def _touching(scene, first, second):
-    """Whether a geom with the bit `first` touches one with the bit `second`."""
+    """Whether a geom of contact group `first` touches one of group `second`."""
+    first, second = 1 << first, 1 << second
     geoms, groups = integers(scene.contact_geoms), integers(scene.geom_groups)
     for i in range(integers(scene.ncon)[0]):
         a = groups[geoms[i * scene.contact_stride]]
@@ -38,28 +38,45 @@ def _touching(scene, first, second):
 
 
 @njit(nogil=True, error_model="numpy")
-def is_success(scene):
-    """Returns robosuite's `_check_success` of the task."""
-    code = scene.task_code
-    if code == TRANSPORT:
-        return _touching(scene, 1, 2) and _touching(scene, 4, 8)
-    xpos, p = vectors(scene.xpos), scene.limits
-    body = scene.object_bodies[0]
-    x, y, z = xpos[body, 0], xpos[body, 1], xpos[body, 2]
-    if code == LIFT:
-        return z > p[0]
+def _is_hand_away(scene, position):
+    """Whether the first hand has left the object at `position` [3]."""
     sites, site = vectors(scene.site_xpos), scene.grip_sites[0]
     distance = math.sqrt(
-        (sites[site, 0] - x) ** 2
-        + (sites[site, 1] - y) ** 2
-        + (sites[site, 2] - z) ** 2
+        (sites[site, 0] - position[0]) ** 2
+        + (sites[site, 1] - position[1]) ** 2
+        + (sites[site, 2] - position[2]) ** 2
     )
-    if 1.0 - math.tanh(10.0 * distance) >= 0.6:  # the hand is still at the object
-        return False
-    if code == CAN:
-        return p[0] < x < p[1] and p[2] < y < p[3] and p[4] < z < p[5]
-    peg = scene.object_bodies[1]
-    return abs(x - xpos[peg, 0]) < p[0] and abs(y - xpos[peg, 1]) < p[0] and z < p[1]
+    return not 1.0 - math.tanh(10.0 * distance) >= 0.6
+
+
+@njit(nogil=True, error_model="numpy")
+def _holds(scene, i):
+    """Whether the task's i-th condition does."""
+    kind, first = scene.conditions[i, 0], scene.conditions[i, 1]
+    second = scene.conditions[i, 2]
+    if kind == task.IN_CONTACT:
+        return _touching(scene, first, second)
+    xpos = vectors(scene.xpos)
+    x, y, z = xpos[first, 0], xpos[first, 1], xpos[first, 2]
+    if kind == task.HAND_AWAY:
+        return _is_hand_away(scene, xpos[first])
+    if kind == task.BESIDE:
+        reach = scene.limits[i, 0]
+        return abs(x - xpos[second, 0]) < reach and abs(y - xpos[second, 1]) < reach
+    return (
+        scene.limits[i, 0] < x < scene.limits[i, 1]
+        and scene.limits[i, 2] < y < scene.limits[i, 3]
+        and scene.limits[i, 4] < z < scene.limits[i, 5]
+    )
+
+
+@njit(nogil=True, error_model="numpy")
+def is_success(scene):
+    """Returns robosuite's `_check_success` of the task."""
+    held = 0
+    while held < scene.num_conditions and _holds(scene, held):
+        held += 1
+    return held == scene.num_conditions
 
 
 @njit(nogil=True, error_model="numpy")
@@ -112,31 +129,33 @@ def _put_pose_in_hand(out, start, hand, thing):
 
 
 @njit(nogil=True, error_model="numpy")
-def _put_transport(scene, out, start):
-    """Writes TwoArmTransport's object-state (41 values) at `start`."""
-    xpos, xmat = vectors(scene.xpos), matrices(scene.xmat)
-    geom_xpos, geom_xmat = vectors(scene.geom_xpos), matrices(scene.geom_xmat)
-    payload, trash, lid = start, start + 7, start + 14
-    for i in range(2):
-        body = scene.object_bodies[i]
-        _put_vector(out, start + 7 * i, xpos[body])
-        _put_rotation(out, start + 7 * i + 3, xmat[body])
-    _put_vector(out, lid, geom_xpos[scene.geoms[0]])
-    _put_rotation(out, lid + 3, geom_xmat[scene.geoms[0]])
-    _put_vector(out, start + 21, geom_xpos[scene.geoms[1]])
-    _put_vector(out, start + 24, geom_xpos[scene.geoms[2]])
-    _put_difference(out, start + 27, out[payload:], out)
-    _put_difference(out, start + 30, out[lid:], out)
-    _put_difference(out, start + 33, out[payload:], out[9:])
-    _put_difference(out, start + 36, out[trash:], out[9:])
-    out[start + 39] = 1.0 if _touching(scene, 1, 2) else 0.0
-    out[start + 40] = 1.0 if _touching(scene, 4, 8) else 0.0
+def _put_reading(scene, i, out, start):
+    """Writes the task's i-th reading at `start`; returns where the next one begins."""
+    kind, first = scene.readings[i, 0], scene.readings[i, 1]
+    second = scene.readings[i, 2]
+    if kind == task.BODY_POSITION:
+        _put_vector(out, start, vectors(scene.xpos)[first])
+    elif kind == task.BODY_QUAT:
+        _put_quat(out, start, quaternions(scene.xquat)[first])
+    elif kind == task.BODY_ROTATION:
+        _put_rotation(out, start, matrices(scene.xmat)[first])
+    elif kind == task.GEOM_POSITION:
+        _put_vector(out, start, vectors(scene.geom_xpos)[first])
+    elif kind == task.GEOM_ROTATION:
+        _put_rotation(out, start, matrices(scene.geom_xmat)[first])
+    elif kind == task.DIFFERENCE:
+        _put_difference(out, start, out[first:], out[second:])
+    elif kind == task.POSE_IN_HAND:
+        _put_pose_in_hand(out, start, first, second)
+    else:
+        out[start] = 1.0 if _touching(scene, first, second) else 0.0
+    return start + task.READING_SIZES[kind]
 
 
 @njit(nogil=True, error_model="numpy")
 def observe(scene, out):
     """Writes the raw observation [Do] in DPPO's order."""
-    xpos, xquat = vectors(scene.xpos), quaternions(scene.xquat)
+    xquat = quaternions(scene.xquat)
     sites, qpos = vectors(scene.site_xpos), doubles(scene.qpos)
     start = 0
     for arm in range(scene.num_arms):
@@ -144,14 +163,6 @@ def observe(scene, out):
         _put_quat(out, start + 3, xquat[scene.hand_bodies[arm]])
         for i in range(2):
             out[start + 7 + i] = qpos[scene.finger_qpos[arm, i]]
-        start += 9
-    if scene.task_code == TRANSPORT:
-        _put_transport(scene, out, start)
-        return
-    body = scene.object_bodies[0]
-    _put_vector(out, start, xpos[body])
-    _put_quat(out, start + 3, xquat[body])
-    if scene.task_code == LIFT:
-        _put_difference(out, start + 7, out, out[start:])
-    else:
-        _put_pose_in_hand(out, start + 7, 0, start)
+        start += task.ARM_OBS_DIM
+    for i in range(scene.num_readings):
+        start = _put_reading(scene, i, out, start)

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 
 from dynvgd_jax.envs.robosuite.libmujoco import contact_geoms_view, scalar_views
-from dynvgd_jax.envs.robosuite.readout import TASK_CODES
-from dynvgd_jax.envs.robosuite.tasks import Task
+from dynvgd_jax.envs.robosuite.task import ARM_OBS_DIM, READING_SIZES, Parts, Task
 
 # Arrays of mjData and mjModel that the compiled step reaches by address. MuJoCo
 # allocates them once per simulator and never moves them.
@@ -17,17 +16,20 @@ DATA_ARRAYS = (
 )
 MODEL_ARRAYS = ("dof_Madr", "dof_parentid")
 
+MOST_READINGS, MOST_CONDITIONS = 16, 4  # of a task; the record has room for these
+
 # One record instead of many arrays: numba compiles it several times faster. Two arms
 # at most; entries of a missing second arm are zero.
 SCENE = np.dtype(
     [
-        ("task_code", np.int64),
         ("num_arms", np.int64),
         ("nq", np.int64),
         ("nv", np.int64),
-        ("limits", np.float64, 6),  # numbers of the success test
-        ("object_bodies", np.int64, 2),  # task object; second object or peg
-        ("geoms", np.int64, 3),  # what Transport observes: lid, target bin, trash bin
+        ("num_readings", np.int64),
+        ("readings", np.int64, (MOST_READINGS, 3)),  # kind, first, second: see `task`
+        ("num_conditions", np.int64),
+        ("conditions", np.int64, (MOST_CONDITIONS, 3)),
+        ("limits", np.float64, (MOST_CONDITIONS, 6)),  # of the conditions
         ("grip_sites", np.int64, 2),  # between the fingers
         ("hand_bodies", np.int64, 2),
         ("first_joint", np.int64, 2),  # the arm's seven are consecutive, as are
@@ -49,32 +51,30 @@ SCENE = np.dtype(
         ("warnings", np.int64),  # address of eight (last info, count) pairs, int32
         ("contact_geoms", np.int64),  # address of the first contact's geom pair, int32
         ("contact_stride", np.int64),  # int32 entries from one contact to the next
-        ("geom_groups", np.int64),  # address of [ngeom] int32 bit masks, see below
+        # address of [ngeom] int32: bit g is set where the geom is in contact group g
+        ("geom_groups", np.int64),
     ]
 )
-# bits of geom_groups: Transport is solved when a geom of 1 touches one of 2 and one
-# of 4 touches one of 8
-TARGET_BIN, PAYLOAD, TRASH_BIN, TRASH = 1, 2, 4, 8
 
 
 def make_scene(env: Any, task: Task) -> tuple[np.ndarray, list[np.ndarray]]:
     """Returns the record [1] of dtype SCENE, and arrays to keep alive beside it.
 
-    For Transport it resets the simulator's data. Errors: RuntimeError where MuJoCo's
-    memory is laid out differently or the controller is not robosuite's default OSC.
+    Where the task asks for contacts it resets the simulator's data. Raises:
+    RuntimeError where MuJoCo's memory is laid out differently or the controller is not
+    robosuite's default OSC; ValueError where the task's file contradicts itself.
     """
     model, data = env.sim.model._model, env.sim.data._data
-    scene = np.zeros(1, SCENE)
-    if task.name == "transport":
+    scene, parts = np.zeros(1, SCENE), task.parts(env)
+    if parts.contact_groups:
         contact_geoms = contact_geoms_view(model, data)
         scene["contact_geoms"] = contact_geoms.ctypes.data
         scene["contact_stride"] = contact_geoms.strides[0] // 4
     ncon, time = scalar_views(data)
     groups = np.zeros(model.ngeom, np.int32)
-    scene["task_code"] = TASK_CODES[task.name]
     scene["num_arms"] = task.num_arms
     scene["nq"], scene["nv"] = model.nq, model.nv
-    _fill_task(env, task, scene[0], groups)
+    _fill_parts(task, parts, scene[0], groups)
     for arm, robot in enumerate(env.robots):
         _fill_arm(env, robot, arm, scene[0])
     arrays = {name: getattr(data, name) for name in DATA_ARRAYS}
@@ -135,35 +135,20 @@ def _fill_arm(env, robot, arm, scene) -> None:
         scene[name][arm] = value
 
 
-def _fill_task(env, task, scene, groups) -> None:
-    """Writes the ids and numbers of the task's observation and success test."""
-    limits, bodies = scene["limits"], scene["object_bodies"]
-    if task.name == "lift":
-        bodies[0] = env.cube_body_id
-        limits[0] = env.model.mujoco_arena.table_offset[2] + 0.04
-    elif task.name == "can":
-        bodies[0] = env.obj_body_id["Can"]
-        # the can's quarter of the bin lies above the bin's centre in x and y
-        low, size = env.bin2_pos, env.bin_size
-        for axis in range(2):
-            limits[2 * axis] = low[axis]
-            limits[2 * axis + 1] = low[axis] + size[axis] / 2
-        limits[4:] = low[2], low[2] + 0.1
-    elif task.name == "square":
-        bodies[:] = env.obj_body_id["SquareNut"], env.peg1_body_id
-        limits[:2] = 0.03, env.table_offset[2] + 0.05
-    else:
-        parts = env.transport
-        bodies[:] = parts.payload_body_id, parts.trash_body_id
-        scene["geoms"][:] = (
-            parts.lid_handle_geom_ids[0],
-            parts.target_bin_base_geom_ids[0],
-            parts.trash_bin_base_geom_ids[0],
-        )
-        for bit, ids in (
-            (TARGET_BIN, parts.target_bin_base_geom_ids),
-            (PAYLOAD, parts.payload_geom_ids),
-            (TRASH_BIN, parts.trash_bin_base_geom_ids),
-            (TRASH, parts.trash_geom_ids),
-        ):
-            groups[ids] |= bit
+def _fill_parts(task: Task, parts: Parts, scene, groups) -> None:
+    """Writes what observation and success test are made of."""
+    size = task.num_arms * ARM_OBS_DIM
+    size += sum(READING_SIZES[reading.kind] for reading in parts.readings)
+    counts = len(parts.readings), len(parts.conditions), len(parts.contact_groups)
+    if size != task.obs_dim:
+        raise ValueError(f"{task.name}: readings of size {size}, not {task.obs_dim}")
+    if counts[0] > MOST_READINGS or counts[1] > MOST_CONDITIONS or counts[2] > 31:
+        raise ValueError(f"{task.name}: {counts} parts are more than scene.py holds")
+    scene["num_readings"], scene["num_conditions"] = counts[:2]
+    for i, reading in enumerate(parts.readings):
+        scene["readings"][i] = reading
+    for i, condition in enumerate(parts.conditions):
+        scene["conditions"][i] = condition[:3]
+        scene["limits"][i, : len(condition.limits)] = condition.limits
+    for number, ids in enumerate(parts.contact_groups):
+        groups[ids] |= 1 << number

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-import mujoco
 import numpy as np
+
+from dynvgd_jax.envs.robosuite.headless import mujoco
 
 # Poses are one substep older than the joint state (robosuite reads them without a new
 # forward pass), so they cannot be recomputed and belong to the state.

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dynvgd_jax.envs.robosuite import snapshot
-from dynvgd_jax.envs.robosuite.tasks import Task, observe
+from dynvgd_jax.envs.robosuite.build import observe
+from dynvgd_jax.envs.robosuite.task import Task
 
 
 class ChunkOutcome(NamedTuple):

@@ -1,18 +1,20 @@
 """Several environments of one task, stepped by action chunks on a pool of threads."""
 
 import logging
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-import mujoco
 import numpy as np
 
+from dynvgd_jax.core.cores import usable_cores
 from dynvgd_jax.core.errors import StuckError, UserError
 from dynvgd_jax.core.normalize import Normalization, normalize_obs, unnormalize_action
 from dynvgd_jax.core.types import ChunkResult
+from dynvgd_jax.envs.robosuite import ENGINES
+from dynvgd_jax.envs.robosuite.build import build_env, observe, reset_env
+from dynvgd_jax.envs.robosuite.headless import mujoco
 from dynvgd_jax.envs.robosuite.stock import ChunkOutcome, StockStepper
-from dynvgd_jax.envs.robosuite.tasks import get_task, make_env, observe, reset_env
+from dynvgd_jax.envs.robosuite.tasks import get_task
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +24,6 @@ VERIFIED_MUJOCO = "3.3.7"  # the compiled engine was compared with robosuite on 
 STUCK_AFTER_S = 300.0
 STUCK_PER_CONTROL_STEP_S = 30.0
 _WAIT_SLICE_S = 1.0
-ENGINES = ("compiled", "exact", "robosuite")
 
 
 class RobosuiteVectorEnv:
@@ -33,13 +34,16 @@ class RobosuiteVectorEnv:
     normalization: scale of observations and actions, or None for raw values.
     engine: "compiled" (the default; equal to robosuite up to rounding), "exact" (its
         bits, half as fast) or "robosuite" (its own step, one thread).
-    num_threads: worker threads; None or 0 takes one per core. Never changes results.
+    num_threads: worker threads; None or 0 takes one for each core that
+        this process may use. Never changes results.
 
     Attributes that scripted experts read between chunks: `envs`, the robosuite
     environments (`envs[i].sim.data` is current), and `raw_obs [num_envs, Do]` float64.
-    Errors: UserError for an unknown task or engine, unsuited versions or sizes, or
-    an installation that the compiled engine does not fit; StuckError from a step in
-    which an environment hangs.
+
+    Raises:
+      UserError: for an unknown task or engine, unsuited versions or sizes, or an
+        installation that the compiled engine does not fit.
+      StuckError: from a step in which an environment hangs.
     """
 
     def __init__(
@@ -59,22 +63,20 @@ class RobosuiteVectorEnv:
         self._check_sizes(normalization)
         self.normalization = normalization
         self.num_envs = num_envs
-        self.obs_dim, self.action_dim = self.task.obs_dim, self.task.action_dim
-        self.chunk_len = self.task.chunk_len
-        self.max_episode_env_steps = self.task.max_episode_env_steps
-        self.envs = [make_env(self.task) for _ in range(num_envs)]
+        self.sizes = self.task.sizes
+        self.envs = [build_env(self.task) for _ in range(num_envs)]
         self.engine = self._choose(engine)
         self._steppers = [self._make_stepper(env) for env in self.envs]
-        self.raw_obs = np.zeros((num_envs, self.obs_dim))
+        self.raw_obs = np.zeros((num_envs, self.sizes.obs_dim))
         self._faulty = np.zeros(num_envs, bool)
         self._seeds = np.full(num_envs, -1)  # of the episodes; -1 before the first
         self._chunks = np.zeros(num_envs, int)  # of those episodes, started so far
         self._stuck = False
         if self.engine == "robosuite":
             num_threads = 1  # pure Python: threads would only wait for each other
-        self.num_threads = num_threads or os.cpu_count() or 1
+        self.num_threads = num_threads or usable_cores()
         # Compiles now, which can take minutes, not in the first step, which is watched.
-        self._steppers[0].run(np.empty((0, self.action_dim)))
+        self._steppers[0].run(np.empty((0, self.sizes.action_dim)))
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="envs")
         self._pending = deque()  # (indices, length, futures) per running step_async
 
@@ -101,7 +103,9 @@ class RobosuiteVectorEnv:
         A chunk in which the physics broke (NaN, a MuJoCo warning) reports `fault`, no
         reward, no success and the last sound observation; so does every later chunk
         of that environment until it is reset.
-        Errors: ValueError on wrong shapes or non-finite actions, before any physics.
+
+        Raises:
+          ValueError: on wrong shapes or non-finite actions, before any physics.
         """
         self._check_idle()
         self.step_async(indices, actions)
@@ -266,11 +270,11 @@ class RobosuiteVectorEnv:
             len(shape) != 3
             or shape[0] != len(indices)
             or shape[1] < 1
-            or shape[2] != self.action_dim
+            or shape[2] != self.sizes.action_dim
         ):
             raise ValueError(
                 f"actions of shape {shape}, expected ({len(indices)}, Ta >= 1, "
-                f"{self.action_dim})"
+                f"{self.sizes.action_dim})"
             )
         if not np.isfinite(actions).all():
             raise ValueError("actions hold NaN or infinite values")

@@ -1,19 +1,33 @@
-"""The critics: N independent Q networks as one vmapped Flax module."""
+"""Critics that predict a mean: N independent Q networks, one vmapped Flax module."""
+
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
+from dynvgd_jax.core.fields import number, one_of
 from dynvgd_jax.core.precision import matmul
 from dynvgd_jax.core.types import PyTree
 from dynvgd_jax.diffusion.network import Dense, draw_params
+from dynvgd_jax.steering.critics.base import REDUCERS, Critic
 
 LAYER_NORM_EPS = 1e-5
 # Up to this many rows, the input gradient's product is written the other way round.
 FEW_ROWS = 64
 
+FIELDS = {
+    "critic.num": number(1, 1024),
+    "critic.width": number(1, 65536),
+    "critic.depth": number(1, 64),
+    "critic.initial_value": number(-1e6, 1e6),
+    "target_reduce": one_of(REDUCERS),
+    "target_clip": number(0.0, 1e9),
+}
 
-class Critic(nn.Module):
+
+class QNetwork(nn.Module):
     """One Q network: `depth` times Linear, LayerNorm, Tanh, then Linear(1)."""
 
     width: int
@@ -45,7 +59,7 @@ class CriticEnsemble(nn.Module):
     def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
         """Returns Q `[num, B]`."""
         stacked = nn.vmap(
-            Critic,
+            QNetwork,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=0,
@@ -79,6 +93,66 @@ def init_ensemble(
     critics = draw_params(shapes["params"]["critics"], key)
     critics["out"] = critics["out"] | {"bias": critics["out"]["bias"] + initial_value}
     return {"params": {"critics": critics}}
+
+
+class MeanTarget(NamedTuple):
+    """Static choices of the TD target."""
+
+    reduce: str = "min"  # key of REDUCERS, over the target critics
+    clip: float = 400.0  # Q units; 0 switches the clip off (VGD)
+
+
+def td_target(
+    next_q: jax.Array, reward: jax.Array, discount: jax.Array, options: MeanTarget
+) -> jax.Array:
+    """Returns `y [B] = r + discount * reduce_i Qtarget_i(s', a')`, clipped.
+
+    Args:
+      next_q: `[N, B]` target critics at the next observation and action.
+      reward: `[B]`.
+      discount: `[B]` factor of the value of what follows; gamma, 0 at an end.
+      options: static choices.
+    """
+    y = reward + discount * REDUCERS[options.reduce](next_q)
+    if options.clip > 0:
+        y = jnp.clip(y, -options.clip, options.clip)
+    return y
+
+
+def critic_loss(q: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns `0.5 * sum_i mean_B (q_i - y)^2` for `q [N, B]`, `y [B]`."""
+    return 0.5 * jnp.sum(jnp.mean(jnp.square(q - y[None]), axis=1))
+
+
+def mean_critic(
+    ensemble: CriticEnsemble,
+    obs_dim: int,
+    flat_action_dim: int,
+    options: MeanTarget = MeanTarget(),  # noqa: B008, a constant
+    initial_value: float = 0.0,
+) -> Critic:
+    """Returns the `Critic` of an ensemble; see `init_ensemble` for the sizes."""
+
+    def init(key):
+        sizes = (obs_dim, flat_action_dim, initial_value)
+        return init_ensemble(ensemble, key, *sizes)
+
+    def target(next_q, reward, discount):
+        return td_target(next_q, reward, discount, options)
+
+    return Critic(init, ensemble.apply, lambda q: q, target, critic_loss)
+
+
+def make_mean_critic(config: ConfigDict, obs_dim: int, flat_action_dim: int) -> Critic:
+    """Returns the critics that `config` asks for."""
+    sizes = config.critic
+    return mean_critic(
+        CriticEnsemble(sizes.num, sizes.width, sizes.depth),
+        obs_dim,
+        flat_action_dim,
+        MeanTarget(config.target_reduce, config.target_clip),
+        sizes.initial_value,
+    )
 
 
 @jax.custom_vjp

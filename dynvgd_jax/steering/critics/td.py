@@ -1,4 +1,4 @@
-"""Temporal-difference learning of the critics: target, loss, one gradient step."""
+"""Temporal-difference learning of any critics: one gradient step and its scalars."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,9 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dynvgd_jax.core.fields import number
 from dynvgd_jax.core.types import PyTree, Transition
-from dynvgd_jax.steering.critics.mlp import CriticEnsemble
-from dynvgd_jax.steering.guidance import REDUCERS
+from dynvgd_jax.steering.critics.base import Critic
+
+FIELDS = {
+    "learning_rate": number(0.0, 1.0),
+    "target_tau": number(0.0, 1.0),
+}
 
 
 class CriticState(NamedTuple):
@@ -20,73 +25,45 @@ class CriticState(NamedTuple):
     opt_state: Any  # Adam's moments
 
 
-class TdConfig(NamedTuple):
-    """Static choices of the update."""
-
-    gamma: float  # discount per action chunk
-    tau: float = 0.005  # Polyak step after every gradient step
-    reduce: str = "min"  # key of REDUCERS, over the target critics
-    target_clip: float = 400.0  # Q units; 0 switches the clip off (VGD)
-
-
-def td_target(batch: Transition, next_q: jax.Array, config: TdConfig) -> jax.Array:
-    """Returns `y [B] = r + (1 - done) * gamma * reduce_i Qtarget_i(s', a')`, clipped.
-
-    Args:
-      batch: transitions, leading axis B.
-      next_q: `[N, B]` target critics at the next observation and action.
-      config: static choices.
-    """
-    value = REDUCERS[config.reduce](next_q)
-    y = batch.reward + (1.0 - batch.done) * config.gamma * value
-    if config.target_clip > 0:
-        y = jnp.clip(y, -config.target_clip, config.target_clip)
-    return y
-
-
-def critic_loss(q: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns `0.5 * sum_i mean_B (q_i - y)^2` for `q [N, B]`, `y [B]`."""
-    return 0.5 * jnp.sum(jnp.mean(jnp.square(q - y[None]), axis=1))
-
-
 def polyak(target: PyTree, current: PyTree, tau: float) -> PyTree:
     """Returns `(1 - tau) * target + tau * current`."""
     return jax.tree.map(lambda t, c: (1.0 - tau) * t + tau * c, target, current)
 
 
 def gradient_step(
-    ensemble: CriticEnsemble,
+    critic: Critic,
     optimizer: optax.GradientTransformation,
     state: CriticState,
     batch: Transition,
     next_action: jax.Array,
-    config: TdConfig,
+    tau: float,
     average: Callable[[PyTree], PyTree] = lambda tree: tree,
 ) -> tuple[CriticState, dict[str, jax.Array]]:
     """Returns the state after one Adam and one Polyak step, and scalar metrics.
 
     Args:
-      ensemble: the critic module.
+      critic: what is trained.
       optimizer: Adam as `make_optimizer` builds it.
       state: critics before the step.
-      batch: transitions, leading axis B.
+      batch: transitions as drawn, leading axis B.
       next_action: `[B, Ta*Da]` decoded at `batch.next_obs`.
-      config: static choices.
+      tau: Polyak step of the target critics.
       average: mean over the devices that share the batch, of gradients and metrics.
     """
-    next_q = ensemble.apply(state.target_params, batch.next_obs, next_action)
-    y = jax.lax.stop_gradient(td_target(batch, next_q, config))
+    next_prediction = critic.predict(state.target_params, batch.next_obs, next_action)
+    y = critic.target(next_prediction, batch.reward, batch.discount)
+    y = jax.lax.stop_gradient(y)
 
     def loss_fn(params):
-        q = ensemble.apply(params, batch.obs, batch.action)
-        return critic_loss(q, y), q
+        prediction = critic.predict(params, batch.obs, batch.action)
+        return critic.loss(prediction, y), critic.mean(prediction)
 
     (loss, q), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     grads = average(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    target_params = polyak(state.target_params, params, config.tau)
-    metrics = average(td_metrics(q, y, loss)) | {
+    target_params = polyak(state.target_params, params, tau)
+    metrics = average(td_metrics(q, critic.mean(y), loss)) | {
         "train/critic_grad_norm": global_norm(grads)
     }
     return CriticState(params, target_params, opt_state), metrics

@@ -1,22 +1,26 @@
 """The compiled step against stock robosuite."""
 
-import mujoco
 import numpy as np
 import pytest
 
-from dynvgd_jax.envs.robosuite import control, libmujoco, snapshot, tasks
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.envs.robosuite import build, control, libmujoco, snapshot, tasks
 from dynvgd_jax.envs.robosuite.control import CompiledStepper, control_rows
+from dynvgd_jax.envs.robosuite.headless import mujoco
 from dynvgd_jax.envs.robosuite.stock import StockStepper
+from dynvgd_jax.envs.robosuite.vector import RobosuiteVectorEnv
+
+pytestmark = pytest.mark.usefixtures("simulators")
 
 
 def pair(name, **options):
     task = tasks.get_task(name)
-    envs = tasks.make_env(task), tasks.make_env(task)
+    envs = build.build_env(task), build.build_env(task)
     return StockStepper(envs[0], task), CompiledStepper(envs[1], task, **options)
 
 
 def start(stepper, seed):
-    tasks.reset_env(stepper.env, seed)
+    build.reset_env(stepper.env, seed)
     stepper.start()
 
 
@@ -102,9 +106,9 @@ def test_leaving_out_forward_passes_changes_no_bit(name):
     engines is rounding in the torques (test_osc.py), blown up by contacts.
     """
     task = tasks.get_task(name)
-    plain, short = tasks.make_env(task), tasks.make_env(task)
-    tasks.reset_env(plain, 3)
-    tasks.reset_env(short, 3)
+    plain, short = build.build_env(task), build.build_env(task)
+    build.reset_env(plain, 3)
+    build.reset_env(short, 3)
     model, data = short.sim.model._model, short.sim.data._data
     due = [True]
 
@@ -160,8 +164,8 @@ def test_each_step_equals_robosuite_while_everything_collides(name):
 def test_contacts_of_unused_objects_do_not_matter(name):
     """Robot and task object move the same with and without them."""
     task = tasks.get_task(name)
-    with_them = CompiledStepper(tasks.make_env(task), task, keep_unused_contacts=True)
-    without = CompiledStepper(tasks.make_env(task), task)
+    with_them = CompiledStepper(build.build_env(task), task, keep_unused_contacts=True)
+    without = CompiledStepper(build.build_env(task), task)
     start(with_them, 1)
     start(without, 1)
     joints = used_joints(without.env, task)
@@ -189,7 +193,7 @@ def test_contacts_of_unused_objects_only_tip_the_warm_start(name):
     """
     task = tasks.get_task(name)
     pair = [
-        CompiledStepper(tasks.make_env(task), task, keep_unused_contacts=keep)
+        CompiledStepper(build.build_env(task), task, keep_unused_contacts=keep)
         for keep in (True, False)
     ]
     for stepper in pair:
@@ -217,7 +221,7 @@ def test_contacts_of_unused_objects_only_tip_the_warm_start(name):
 def test_display_flags_left_alone_change_no_bit(name):
     """The number of bounding volumes only sizes a table of flags for the display."""
     task = tasks.get_task(name)
-    stepper = CompiledStepper(tasks.make_env(task), task)
+    stepper = CompiledStepper(build.build_env(task), task)
     model = stepper.env.sim.model._model
     actions = np.random.default_rng(0).uniform(-1, 1, (12, task.action_dim))
     actions[:, 2::7] = -1.0
@@ -239,7 +243,7 @@ def test_display_flags_left_alone_change_no_bit(name):
 def test_settled_heights_of_this_mujoco(name, body, height):
     """Contact behaviour of MuJoCo 3.3.x; other versions settle elsewhere."""
     task = tasks.get_task(name)
-    stepper = CompiledStepper(tasks.make_env(task), task)
+    stepper = CompiledStepper(build.build_env(task), task)
     start(stepper, 0)
     stepper.run(np.zeros((60, 7)))
     env = stepper.env
@@ -259,8 +263,15 @@ def test_a_changed_source_makes_new_machine_code(monkeypatch, tmp_path):
 
 def test_another_memory_layout_is_refused(monkeypatch):
     task = tasks.get_task("lift")
-    env = tasks.make_env(task)
+    env = build.build_env(task)
     real = libmujoco._view
     monkeypatch.setattr(libmujoco, "_view", lambda kind, at: real(kind, at - 4))
     with pytest.raises(RuntimeError, match="laid out"):
         CompiledStepper(env, task)
+
+
+def test_a_numba_that_compiles_nothing_is_refused(monkeypatch):
+    """NUMBA_DISABLE_JIT, as people set it to debug other programs."""
+    monkeypatch.setattr(control.numba_config, "DISABLE_JIT", 1)
+    with pytest.raises(UserError, match=r"NUMBA_DISABLE_JIT is set.*engine=robosuite"):
+        RobosuiteVectorEnv("lift", 1, None)

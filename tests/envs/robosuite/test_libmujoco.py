@@ -1,8 +1,8 @@
-import mujoco
 import numpy as np
 import pytest
 
 from dynvgd_jax.envs.robosuite import libmujoco
+from dynvgd_jax.envs.robosuite.headless import mujoco
 
 FALLING_BALL = """
 <mujoco><worldbody>

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from dynvgd_jax.envs.robosuite import osc, tasks
+from dynvgd_jax.envs.robosuite import build, osc, tasks
+
+pytestmark = pytest.mark.usefixtures("simulators")
 
 
 def test_cholesky_solves():
@@ -35,8 +37,8 @@ def test_singular_matrices_get_the_pseudo_inverse(rank):
 
 def test_torques_equal_the_controller_of_robosuite():
     """The reordered formulas against robosuite's own, in 20 random postures."""
-    env = tasks.make_env(tasks.get_task("lift"))
-    tasks.reset_env(env, 0)
+    env = build.build_env(tasks.get_task("lift"))
+    build.reset_env(env, 0)
     data, robot = env.sim.data._data, env.robots[0]
     control, rng = robot.controller, np.random.default_rng(0)
     rest = control.initial_joint.copy()

@@ -1,17 +1,19 @@
 """Observation and success against robosuite's own, in states placed by hand."""
 
-import mujoco
 import numpy as np
 import pytest
 
-from dynvgd_jax.envs.robosuite import readout, scene, tasks
+from dynvgd_jax.envs.robosuite import build, readout, scene, tasks
+from dynvgd_jax.envs.robosuite.headless import mujoco
+
+pytestmark = pytest.mark.usefixtures("simulators")
 
 
 def built(name):
     task = tasks.get_task(name)
-    env = tasks.make_env(task)
+    env = build.build_env(task)
     record, keep = scene.make_scene(env, task)
-    tasks.reset_env(env, 0)
+    build.reset_env(env, 0)
     return task, env, record[0], keep
 
 
@@ -29,7 +31,7 @@ def test_observation_equals_robosuite(name):
     for _ in range(30):
         data.qpos[:] += rng.normal(0, 0.1, len(data.qpos))
         mujoco.mj_forward(env.sim.model._model, data)
-        expected = tasks.observe(task, env._get_observations(force_update=True))
+        expected = build.observe(task, env._get_observations(force_update=True))
         readout.observe(record, obs)
         np.testing.assert_allclose(obs, expected, rtol=0, atol=5e-7)
 

@@ -44,7 +44,7 @@ def fake_envs(monkeypatch, seconds, num_threads):
     monkeypatch.setattr(vector, "STUCK_AFTER_S", LIMIT_S)
     monkeypatch.setattr(vector, "STUCK_PER_CONTROL_STEP_S", 0.0)
     monkeypatch.setattr(vector, "_WAIT_SLICE_S", 0.1)
-    monkeypatch.setattr(vector, "make_env", lambda task: FakeSimulator())
+    monkeypatch.setattr(vector, "build_env", lambda task: FakeSimulator())
     monkeypatch.setattr(vector, "reset_env", lambda env, seed: None)
     monkeypatch.setattr(vector, "observe", lambda task, obs: np.zeros(19))
     steppers = iter([FakeStepper(s) for s in seconds])
@@ -88,8 +88,8 @@ def test_compiling_is_not_being_stuck(monkeypatch):
 COMMAND = """
 import sys
 import pytest
-import launch
-from tests.envs.test_stuck import fake_envs, np
+from dynvgd_jax import launch
+from tests.envs.robosuite.test_stuck import fake_envs, np
 
 def run_job(*arguments):
     env = fake_envs(pytest.MonkeyPatch(), [0.0, None], num_threads=2)

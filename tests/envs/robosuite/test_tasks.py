@@ -1,79 +1,51 @@
 import subprocess
 import sys
-from importlib import metadata
 
-import numpy as np
 import pytest
 
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.envs.robosuite import tasks
+from dynvgd_jax.envs.base import EnvSizes
+from dynvgd_jax.envs.robosuite import build, scene, tasks
+from dynvgd_jax.envs.robosuite.task import Reading
 
 
 def test_table_holds_the_published_sizes():
-    sizes = {
-        t.name: (t.obs_dim, t.action_dim, t.chunk_len, t.max_episode_env_steps)
-        for t in tasks.TASKS.values()
+    assert {name: task.sizes for name, task in tasks.TASKS.items()} == {
+        "lift": EnvSizes(19, 7, 4, 300),
+        "can": EnvSizes(23, 7, 4, 300),
+        "square": EnvSizes(23, 7, 4, 400),
+        "transport": EnvSizes(59, 14, 8, 800),
     }
-    assert sizes == {
-        "lift": (19, 7, 4, 300),
-        "can": (23, 7, 4, 300),
-        "square": (23, 7, 4, 400),
-        "transport": (59, 14, 8, 800),
-    }
+
+
+def test_a_task_is_registered_under_its_own_name():
+    assert [task.name for task in tasks.TASKS.values()] == list(tasks.TASKS)
+
+
+def test_tasks_import_neither_simulator_nor_compiler():
+    code = (
+        "import sys, dynvgd_jax.envs.robosuite.tasks\n"
+        "assert not {'mujoco', 'robosuite', 'numba', 'jax'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_file_whose_readings_miss_the_size_is_refused(simulators):
+    task = tasks.get_task("lift")
+    env = build.build_env(task)
+    short = task._replace(
+        parts=lambda env: task.parts(env)._replace(readings=(Reading(0, 1),))
+    )
+    with pytest.raises(ValueError, match="lift: readings of size 12, not 19"):
+        scene.make_scene(env, short)
+    many = task._replace(
+        obs_dim=9 + 3 * 17,
+        parts=lambda env: task.parts(env)._replace(readings=17 * (Reading(0, 1),)),
+    )
+    with pytest.raises(ValueError, match="parts are more"):
+        scene.make_scene(env, many)
 
 
 def test_unknown_task_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'square'"):
         tasks.get_task("sqare")
-
-
-@pytest.mark.parametrize(
-    ("package", "version"),
-    [("robosuite", "1.5.0"), ("mujoco", "3.10.0"), ("mujoco", "4.0.0")],
-)
-def test_unsuited_versions_are_refused(monkeypatch, package, version):
-    real = metadata.version
-    monkeypatch.setattr(
-        tasks.metadata,
-        "version",
-        lambda name: version if name == package else real(name),
-    )
-    with pytest.raises(UserError, match=f"{package} {version} is installed, expected"):
-        tasks.check_versions()
-
-
-def test_missing_package_is_named(monkeypatch):
-    def version(name):
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(tasks.metadata, "version", version)
-    with pytest.raises(UserError, match="pip install robosuite=="):
-        tasks.check_versions()
-
-
-def test_importing_the_package_loads_no_simulator_and_building_is_silent():
-    code = (
-        "import sys, dynvgd_jax.envs, dynvgd_jax.envs.robosuite.tasks as t\n"
-        "assert not {'mujoco', 'robosuite', 'jax'} & set(sys.modules)\n"
-        "t.make_env(t.get_task('lift')).reset()\n"
-        "assert 'jax' not in sys.modules\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_reset_leaves_the_global_generator_alone_and_follows_the_seed():
-    env = tasks.make_env(tasks.get_task("lift"))
-    np.random.seed(7)
-    expected = np.random.rand(3)
-    np.random.seed(7)
-    first = tasks.reset_env(env, 11)
-    np.testing.assert_array_equal(np.random.rand(3), expected)
-    tasks.reset_env(env, 12)
-    again = tasks.reset_env(env, 11)
-    # the same as seeding by hand right before robosuite's own reset
-    np.random.seed(11)
-    by_hand = env.reset()
-    for key in ("object-state", "robot0_eef_pos"):
-        np.testing.assert_array_equal(first[key], again[key])
-        np.testing.assert_array_equal(first[key], by_hand[key])

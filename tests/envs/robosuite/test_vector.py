@@ -9,8 +9,11 @@ import pytest
 
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.normalize import Normalization, normalize_obs
-from dynvgd_jax.envs.robosuite import tasks, vector
+from dynvgd_jax.envs.robosuite import ENGINES, build, tasks, vector
+from dynvgd_jax.envs.robosuite.build import build_env
 from dynvgd_jax.envs.robosuite.vector import RobosuiteVectorEnv
+
+pytestmark = pytest.mark.usefixtures("simulators")
 
 LIFT = Normalization(
     obs_min=np.linspace(-1.0, 0.0, 19, dtype=np.float32),
@@ -21,7 +24,7 @@ LIFT = Normalization(
 
 
 @pytest.fixture
-def make():
+def make(simulators):
     """Builds vector environments and closes them."""
     made = []
 
@@ -36,7 +39,7 @@ def make():
 
 def chunks(seed, count, env, length=4):
     rng = np.random.default_rng(seed)
-    return rng.uniform(-1, 1, (count, 1, length, env.action_dim))
+    return rng.uniform(-1, 1, (count, 1, length, env.sizes.action_dim))
 
 
 def play(env, index, seed, count=4):
@@ -68,12 +71,15 @@ def test_an_episode_depends_on_its_seed_only(make, engine, name):
 @pytest.mark.parametrize("engine", ["compiled", "exact"])
 @pytest.mark.parametrize("name", list(tasks.TASKS))
 def test_resets_are_robosuites_own(make, engine, name):
-    """Equal bits for equal seeds, whatever happened before: an equal distribution."""
+    """Equal bits for equal seeds, whatever happened before: an equal distribution.
+
+    `plain` is new, `env` has been through other tests (tests/support/simulators.py).
+    """
     task = tasks.get_task(name)
-    plain, env = tasks.make_env(task), make(name, 1, None, engine=engine)
+    plain, env = build_env(task), make(name, 1, None, engine=engine)
     for seed in (0, 1, 2, 3_000_000_000):
         np.random.seed(seed)
-        expected = tasks.observe(task, plain.reset())
+        expected = build.observe(task, plain.reset())
         env.reset([0], [seed])
         np.testing.assert_array_equal(env.raw_obs[0], expected)
         qpos = env.envs[0].sim.data.qpos
@@ -92,24 +98,26 @@ def test_resets_are_robosuites_own(make, engine, name):
 )
 def test_thread_count_changes_no_bit(make, monkeypatch, name, engine):
     task = tasks.get_task(name)
-    built = [tasks.make_env(task) for _ in range(8)]  # once: building takes seconds
+    built = [build.build_env(task) for _ in range(5)]
     results = []
     for threads in (1, 2, 4):
         simulators = iter(built)
-        monkeypatch.setattr(vector, "make_env", lambda _, it=simulators: next(it))
-        env = make(name, 8, None, engine=engine, num_threads=threads)
+        monkeypatch.setattr(vector, "build_env", lambda _, it=simulators: next(it))
+        env = make(name, 5, None, engine=engine, num_threads=threads)
         assert env.num_threads == threads
-        seen = [env.reset(np.arange(8), np.arange(8) + 50)]
+        seen = [env.reset(np.arange(5), np.arange(5) + 50)]
         for seed in range(3):
-            actions = np.random.default_rng(seed).uniform(-1, 1, (8, 4, env.action_dim))
-            seen += list(env.step(np.arange(8), actions))
+            actions = np.random.default_rng(seed).uniform(
+                -1, 1, (5, 4, env.sizes.action_dim)
+            )
+            seen += list(env.step(np.arange(5), actions))
         seen.append(env.raw_obs.copy())
         results.append(seen)
     assert_same(results[0], results[1])
     assert_same(results[0], results[2])
 
 
-@pytest.mark.parametrize("engine", vector.ENGINES)
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", list(tasks.TASKS))
 def test_a_restored_state_continues_bit_for_bit(make, engine, name):
     env = make(name, 1, None, engine=engine)
@@ -133,7 +141,7 @@ def test_a_restored_state_continues_bit_for_bit(make, engine, name):
     assert state["episode_seed"] == [4] and state["episode_chunks"] == [len(before)]
 
 
-@pytest.mark.parametrize("engine", vector.ENGINES)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_state_right_after_a_reset_continues_too(make, engine):
     env = make("lift", 1, None, engine=engine)
     env.reset([0], [4])
@@ -239,7 +247,7 @@ def test_bad_calls_never_reach_the_physics(make):
     assert [e.sim.data.time for e in env.envs] == time
 
 
-@pytest.mark.parametrize("engine", vector.ENGINES)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_broken_physics_stays_in_its_environment(make, engine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its log where it runs
     env = make("lift", 2, None, engine=engine)
@@ -267,7 +275,7 @@ def test_velocities_that_explode_are_a_fault(make, tmp_path, monkeypatch):
     assert env.step([0], np.zeros((1, 4, 7))).fault[0]
 
 
-@pytest.mark.parametrize("engine", vector.ENGINES)
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("timestep", [0.0, -0.002])
 def test_time_that_does_not_advance_is_a_fault(make, engine, timestep):
     env = make("lift", 1, None, engine=engine)

@@ -1,11 +1,22 @@
-"""Critic ensemble: initialisation, shapes, agreement with the float64 reference."""
+"""Critics of a mean: initialisation, shapes, target and loss by hand, float64."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynvgd_jax.steering.critics.mlp import FEW_ROWS, CriticEnsemble, init_ensemble
+from configs import base
+from dynvgd_jax.steering.critics import kinds
+from dynvgd_jax.steering.critics.mlp import (
+    FEW_ROWS,
+    CriticEnsemble,
+    MeanTarget,
+    critic_loss,
+    init_ensemble,
+    make_mean_critic,
+    mean_critic,
+    td_target,
+)
 from tests.steering import reference
 
 OBS, ACT, BATCH = 5, 6, 7
@@ -121,3 +132,62 @@ def test_gradients_of_few_and_of_many_rows(critics, rows):
         kernel = of_params["params"]["critics"]["hidden_1"]["kernel"][i]
         np.testing.assert_allclose(kernel, grads["hidden_1"]["kernel"], atol=5e-5)
     np.testing.assert_allclose(of_action, expected, atol=5e-6)
+
+
+def test_target_by_hand():
+    reward = jnp.array([-4.0, -4.0, 0.0, -300.0])
+    goes_on = jnp.array([1.0, 0.0, 1.0, 1.0])
+    next_q = jnp.array([[-10.0, -10.0, 3.0, -200.0], [-20.0, -20.0, 5.0, -100.0]])
+    y = td_target(next_q, reward, 0.5 * goes_on, MeanTarget())
+    # -4 + 0.5 * -20; end: -4; 0 + 0.5 * 3; -300 - 100 = -400, the clip's edge.
+    np.testing.assert_allclose(y, [-14.0, -4.0, 1.5, -400.0])
+    y = td_target(next_q, reward, goes_on, MeanTarget())
+    np.testing.assert_allclose(y[3], -400.0)
+    y = td_target(next_q, reward, goes_on, MeanTarget(clip=0.0))
+    np.testing.assert_allclose(y[3], -500.0)
+    y = td_target(next_q, reward, 0.5 * goes_on, MeanTarget(reduce="mean"))
+    np.testing.assert_allclose(y[0], -4 + 0.5 * -15)
+
+
+def test_loss_by_hand():
+    q = jnp.array([[1.0, 3.0], [0.0, 0.0]])
+    y = jnp.array([0.0, 1.0])
+    # Critic 0: (1 + 4) / 2; critic 1: (0 + 1) / 2; half of their sum 3.
+    np.testing.assert_allclose(critic_loss(q, y), 1.5)
+
+
+def test_the_seam_is_these_functions(critics):
+    ensemble, params = critics
+    critic = mean_critic(ensemble, OBS, ACT, MeanTarget("mean", 7.0))
+    obs, act = (jnp.float32(x) for x in inputs())
+    jax.tree.map(np.testing.assert_array_equal, critic.init(jax.random.key(0)), params)
+    q = ensemble.apply(params, obs, act)
+    np.testing.assert_array_equal(critic.predict(params, obs, act), q)
+    np.testing.assert_array_equal(critic.q(params, obs, act), q)
+    reward, discount = jnp.full(BATCH, 8.0), jnp.full(BATCH, 0.5)
+    y = critic.target(q, reward, discount)
+    np.testing.assert_array_equal(
+        y, td_target(q, reward, discount, MeanTarget("mean", 7.0))
+    )
+    np.testing.assert_array_equal(y, 7.0)
+    np.testing.assert_array_equal(critic.loss(q, y), critic_loss(q, y))
+
+
+def test_sizes_and_target_come_from_their_fields():
+    config = base.get_config()
+    config.critic.num, config.critic.width, config.critic.depth = 3, 8, 2
+    config.critic.initial_value = -50.0
+    config.target_reduce, config.target_clip = "mean", 9.0
+    for critic in (
+        make_mean_critic(config, OBS, ACT),
+        kinds.make_critic(config, OBS, ACT),
+    ):
+        params = critic.init(jax.random.key(0))
+        expected = init_ensemble(
+            CriticEnsemble(3, 8, 2), jax.random.key(0), OBS, ACT, -50.0
+        )
+        jax.tree.map(np.testing.assert_array_equal, params, expected)
+        y = critic.target(jnp.float32([[2.0], [4.0]]), jnp.ones(1), jnp.ones(1))
+        np.testing.assert_allclose(y, 1 + 3.0)
+        y = critic.target(jnp.float32([[20.0], [20.0]]), jnp.ones(1), jnp.ones(1))
+        np.testing.assert_allclose(y, 9.0)

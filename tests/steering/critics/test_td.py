@@ -1,4 +1,4 @@
-"""TD update: target and loss by hand, Adam and Polyak against float64 NumPy."""
+"""TD update: metrics and Polyak by hand, Adam and Polyak against float64 NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -6,50 +6,43 @@ import numpy as np
 
 from dynvgd_jax.core.types import Transition
 from dynvgd_jax.steering.critics import td
-from dynvgd_jax.steering.critics.mlp import CriticEnsemble, init_ensemble
+from dynvgd_jax.steering.critics.mlp import (
+    CriticEnsemble,
+    critic_loss,
+    init_ensemble,
+    mean_critic,
+)
 from tests.steering import reference
+from tests.support.quick import quick_jit
 
 OBS, ACT, BATCH = 5, 6, 8
 
 
-def batch_of(seed):
+def batch_of(seed, gamma):
+    """As drawn from the replay buffer: gamma is in the discount."""
     rng = np.random.default_rng(seed)
-    return Transition(
+    batch = Transition(
         obs=rng.normal(size=(BATCH, OBS)),
         action=rng.normal(size=(BATCH, ACT)),
         reward=rng.normal(size=BATCH) - 4,
         next_obs=rng.normal(size=(BATCH, OBS)),
-        done=(rng.random(BATCH) < 0.3).astype(np.float64),
+        discount=gamma * (rng.random(BATCH) >= 0.3),
+        ended=np.zeros(BATCH, bool),
     )
+    assert 0 < np.count_nonzero(batch.discount) < BATCH
+    return batch
 
 
-def test_target_by_hand():
-    batch = Transition(
-        obs=None,
-        action=None,
-        reward=jnp.array([-4.0, -4.0, 0.0, -300.0]),
-        next_obs=None,
-        done=jnp.array([0.0, 1.0, 0.0, 0.0]),
-    )
-    next_q = jnp.array([[-10.0, -10.0, 3.0, -200.0], [-20.0, -20.0, 5.0, -100.0]])
-    y = td.td_target(batch, next_q, td.TdConfig(gamma=0.5))
-    # -4 + 0.5 * -20; done: -4; 0 + 0.5 * 3; -300 - 100 = -400, the clip's edge.
-    np.testing.assert_allclose(y, [-14.0, -4.0, 1.5, -400.0])
-    y = td.td_target(batch, next_q, td.TdConfig(gamma=1.0))
-    np.testing.assert_allclose(y[3], -400.0)
-    y = td.td_target(batch, next_q, td.TdConfig(gamma=1.0, target_clip=0.0))
-    np.testing.assert_allclose(y[3], -500.0)
-    y = td.td_target(batch, next_q, td.TdConfig(gamma=0.5, reduce="mean"))
-    np.testing.assert_allclose(y[0], -4 + 0.5 * -15)
+def float32(batch):
+    return jax.tree.map(jnp.float32, batch)
 
 
-def test_loss_and_metrics_by_hand():
+def test_metrics_by_hand():
     q = jnp.array([[1.0, 3.0], [0.0, 0.0]])
     y = jnp.array([0.0, 1.0])
-    # Critic 0: (1 + 4) / 2; critic 1: (0 + 1) / 2; half of their sum 3.
-    loss = td.critic_loss(q, y)
-    np.testing.assert_allclose(loss, 1.5)
+    loss = critic_loss(q, y)
     metrics = td.td_metrics(q, y, loss)
+    np.testing.assert_allclose(metrics["train/critic_loss"], loss)
     np.testing.assert_allclose(metrics["train/q0_mean"], 2.0)
     np.testing.assert_allclose(metrics["train/td_error_mean"], (1 + 2 + 0 + 1) / 4)
     np.testing.assert_allclose(metrics["train/td_error_std"], np.sqrt(0.5))
@@ -78,25 +71,23 @@ def test_three_steps_agree_with_float64():
     ensemble = CriticEnsemble(num=4, width=16, depth=3)
     params = init_ensemble(ensemble, jax.random.key(0), OBS, ACT)
     optimizer = td.make_optimizer(1e-3)
-    config = td.TdConfig(gamma=0.99, tau=0.1)
+    critic = mean_critic(ensemble, OBS, ACT)
+    gradient_step = quick_jit(
+        lambda state, batch, next_action: td.gradient_step(
+            critic, optimizer, state, batch, next_action, tau=0.1
+        )
+    )
     state = td.CriticState(params, params, optimizer.init(params))
     critics, targets = reference.unstack(params), reference.unstack(params)
     moments = list(
         zip(reference.zeros_like(critics), reference.zeros_like(critics), strict=True)
     )
     for step in range(1, 4):
-        batch = batch_of(step)
+        batch = batch_of(step, gamma=0.99)
         next_action = np.random.default_rng(50 + step).normal(size=(BATCH, ACT))
-        state, metrics = td.gradient_step(
-            ensemble,
-            optimizer,
-            state,
-            Transition(*(jnp.float32(v) for v in batch)),
-            jnp.float32(next_action),
-            config,
-        )
+        state, metrics = gradient_step(state, float32(batch), jnp.float32(next_action))
         loss, errors = reference.td_step(
-            critics, targets, moments, step, batch, next_action, config, lr=1e-3
+            critics, targets, moments, step, batch, next_action, lr=1e-3, tau=0.1
         )
         np.testing.assert_allclose(metrics["train/critic_loss"], loss, rtol=1e-5)
         np.testing.assert_allclose(
@@ -115,8 +106,18 @@ def test_targets_receive_no_gradient():
     params = init_ensemble(ensemble, jax.random.key(0), OBS, ACT)
     optimizer = td.make_optimizer(0.0)
     state = td.CriticState(params, params, optimizer.init(params))
-    batch = Transition(*(jnp.float32(v) for v in batch_of(0)))
-    new, _ = td.gradient_step(
-        ensemble, optimizer, state, batch, batch.action, td.TdConfig(gamma=0.9)
+    batch = float32(batch_of(0, gamma=0.9))
+    critic = mean_critic(ensemble, OBS, ACT)
+    new, metrics = td.gradient_step(
+        critic, optimizer, state, batch, batch.action, tau=0.005
     )
     jax.tree.map(np.testing.assert_array_equal, new.params, params)
+    # And the gradient is that of the loss at these targets.
+    y = critic.target(
+        ensemble.apply(params, batch.next_obs, batch.action),
+        batch.reward,
+        batch.discount,
+    )
+    loss = lambda p: critic_loss(ensemble.apply(p, batch.obs, batch.action), y)  # noqa: E731
+    norm = td.global_norm(jax.grad(loss)(params))
+    np.testing.assert_allclose(metrics["train/critic_grad_norm"], norm, rtol=1e-5)

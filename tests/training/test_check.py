@@ -1,12 +1,17 @@
 """The published numbers in configs/, and what a configuration may not say."""
 
+import collections
 import importlib
+import sys
 
 import pytest
 from ml_collections import ConfigDict
 
-from dynvgd_jax.core import config_check
+from configs import base
+from dynvgd_jax.core import fields
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.steering import methods
+from dynvgd_jax.training.check import check_train, field_rules
 from dynvgd_jax.training.resume import CHANGEABLE
 
 TRAIN_CONFIGS = [
@@ -33,7 +38,7 @@ def test_every_configuration_is_valid(name, preset, tmp_path):
     if config.task == "transport":
         (tmp_path / "policy.json").touch()
         config.base_policy = str(tmp_path)
-    config_check.check_train(config)
+    check_train(config)
     assert name == f"{config.task}_ddim{config.ddim_steps}"
 
 
@@ -87,11 +92,9 @@ def test_published_quick_changes_sizes_but_not_the_method():
 def test_hour_goes_on_where_quick_ends(name):
     """What differs may be changed when a run is resumed."""
     quick, hour = load(name, "quick"), load(name, "hour")
-    names = config_check.field_names(quick)
+    names = fields.field_names(quick)
     differ = [
-        n
-        for n in names
-        if config_check.get_field(quick, n) != config_check.get_field(hour, n)
+        n for n in names if fields.get_field(quick, n) != fields.get_field(hour, n)
     ]
     assert "total_env_steps" in differ
     assert all(n.startswith(CHANGEABLE) for n in differ), differ
@@ -122,16 +125,24 @@ def test_hour_goes_on_where_quick_ends(name):
         ({"critic.action_noise": -1.0}, "action_noise: found -1.0"),
         ({"critic.initial_value": float("inf")}, "initial_value: found inf"),
         ({"target_n_step": 0}, "target_n_step: found 0, expected a number from 1"),
-        ({"target_n_step": 5, "replay.memory": "host"}, "found 5, expected 1 with"),
+        (
+            {"overlap": True, "first_rollout_env_steps": 0},
+            "overlap: found True without first rollouts",
+        ),
+        ({"critic.kind": "means"}, "critic.kind: found 'means', expected one of mean"),
+        ({"base_policy": "builtin:sqare"}, "no built-in policy 'sqare'"),
         ({"guidance.point": "estimat"}, "did you mean 'estimate'"),
         ({"total_env_steps": 2**31}, "config.total_env_steps: found 2147483648"),
-        ({"eval.noises": ()}, "at least one"),
+        ({"eval.noises": ()}, "eval.noises: found none, expected at least 1"),
         ({"eval.noises": ("gauss",)}, "config.eval.noises: found 'gauss'"),
         ({"eval.noises": ("randn",)}, "same noise"),
         ({"total_env_steps": 1000}, "more than first_rollout_env_steps = 48032"),
-        ({"task": "transport"}, "no built-in transport policy"),
-        ({"base_policy": "/nowhere"}, "no folder '/nowhere'"),
-        ({"base_policy": "/"}, "holds no policy.json"),
+        ({"task": "transport"}, "no built-in policy 'transport'"),
+        ({"base_policy": "/nowhere"}, "no policy folder at /nowhere"),
+        (
+            {"base_policy": "/"},
+            "/ is no complete policy folder: policy.json is missing",
+        ),
         (
             {"replay.offline_dataset": "x.npz", "replay.offline_share": 0.0},
             "offline_share: found 0.0, expected at least",
@@ -142,37 +153,72 @@ def test_hour_goes_on_where_quick_ends(name):
 )
 def test_nonsense_is_named(changes, message):
     with pytest.raises(UserError, match=message):
-        config_check.check_train(config_check.set_fields(load("can_ddim8"), changes))
+        check_train(fields.set_fields(load("can_ddim8"), changes))
+
+
+def test_host_memory_holds_windows_too():
+    changes = {"target_n_step": 5, "replay.memory": "host"}
+    check_train(fields.set_fields(load("can_ddim8"), changes))
+
+
+def test_every_field_has_exactly_one_rule():
+    """It stands beside the code that reads the field, and nowhere else."""
+    counts = collections.Counter(["task", "method"])  # by the tables of their names
+    for name, module in sys.modules.items():
+        # that of the methods holds those of the files it is made of
+        if name.startswith("dynvgd_jax.") and module is not methods:
+            counts.update(getattr(module, "FIELDS", {}).keys())
+    assert {name: n for name, n in counts.items() if n > 1} == {}
+    names = fields.field_names(base.get_config())
+    assert sorted(counts) == sorted(names) == sorted(field_rules())
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda c: c["critic"].pop("width"), "config.critic.width: missing"),
-        (lambda c: c.pop("guidance"), "config.guidance.time_anneal: missing"),
-        (lambda c: c.update(critic=3), "config.critic.num: missing"),
+        (lambda c: c.pop("guidance"), "config.guidance.scale: missing"),
+        (lambda c: c.update(critic=3), "config.critic.kind: missing"),
         (lambda c: c.update(gamma="high"), "config.gamma: found 'high'"),
     ],
 )
 def test_a_damaged_file_of_a_run_is_named(spoil, message):
-    fields = load("can_ddim8").to_dict()
-    spoil(fields)
+    content = load("can_ddim8").to_dict()
+    spoil(content)
     with pytest.raises(UserError, match=message):
-        config_check.check_train(ConfigDict(fields))
+        check_train(ConfigDict(content))
 
 
 def test_names_of_choices_are_those_of_the_code():
     from dynvgd_jax.core.precision import PRECISIONS
     from dynvgd_jax.envs.robosuite.tasks import TASKS
-    from dynvgd_jax.steering.guidance import ANNEALS, POINTS, REDUCERS
-    from dynvgd_jax.steering.vgd import GUIDING_CRITICS, START_NOISES
+    from dynvgd_jax.steering.critics.base import REDUCERS
+    from dynvgd_jax.steering.critics.kinds import CRITICS
+    from dynvgd_jax.steering.guidance import ANNEALS, POINTS
+    from dynvgd_jax.steering.methods import METHODS
+    from dynvgd_jax.steering.noise import START_NOISES
+    from dynvgd_jax.steering.vgd import GUIDING_CRITICS
+    from dynvgd_jax.training.replay_memory import MEMORIES
 
-    choices = config_check.CHOICES
-    assert set(choices["task"]) == set(TASKS)
-    assert set(choices["guidance.time_anneal"]) == set(ANNEALS)
-    assert set(choices["precision"]) == set(PRECISIONS)
-    assert set(choices["guidance.reduce"]) == set(REDUCERS)
-    assert set(choices["target_reduce"]) == set(REDUCERS)
-    assert set(choices["acting_noise"]) == set(START_NOISES)
-    assert set(choices["guidance.point"]) == set(POINTS)
-    assert set(choices["guidance.critics"]) == set(GUIDING_CRITICS)
+    choices = {
+        "task": TASKS,
+        "method": METHODS,
+        "critic.kind": CRITICS,
+        "replay.memory": MEMORIES,
+        "guidance.time_anneal": ANNEALS,
+        "precision": PRECISIONS,
+        "guidance.reduce": REDUCERS,
+        "target_reduce": REDUCERS,
+        "acting_noise": START_NOISES,
+        "guidance.point": POINTS,
+        "guidance.critics": GUIDING_CRITICS,
+    }
+    for name, expected in choices.items():
+        with pytest.raises(UserError) as caught:
+            field_rules()[name](name, "no such one")
+        listed = str(caught.value).partition("expected one of ")[2]
+        assert set(listed.split(";")[0].split(", ")) == set(expected), name
+        for choice in expected:
+            field_rules()[name](name, choice)
+    for name in ("explore.noises", "eval.noises"):
+        field_rules()[name](name, tuple(START_NOISES))

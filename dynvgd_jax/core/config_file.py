@@ -1,0 +1,74 @@
+"""Configuration files: where they lie, and what they hold."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from dynvgd_jax.core.command_line import expand
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.fields import did_you_mean
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_SHIPPED = _PACKAGE / "shipped" / "configs"  # in a wheel, see pyproject.toml
+CONFIG_FOLDER = _SHIPPED if _SHIPPED.is_dir() else _PACKAGE.parent / "configs"
+
+
+def find_config(text: str) -> Path:
+    """Returns the configuration file that `text` names.
+
+    A file in the working directory comes before the program's own of the same name.
+
+    Raises:
+      UserError: there is none; says where it looked.
+    """
+    path = expand(text)
+    places = [path]
+    if path.parts[:1] == (CONFIG_FOLDER.name,):
+        places.append(CONFIG_FOLDER.joinpath(*path.parts[1:]))
+    for place in places:
+        if place.is_file():
+            return place
+    near = did_you_mean(path.stem, map(_stem, config_files()))
+    looked = " and ".join(dict.fromkeys(str(p.absolute().parent) for p in places))
+    raise UserError(
+        f"no configuration file {text!r}{near}; looked in {looked}; "
+        f"{CONFIG_FOLDER.parent} holds {', '.join(config_files())}"
+    )
+
+
+def load_config(path_and_preset: str) -> ConfigDict:
+    """Returns what `get_config(preset)` of a configuration file gives.
+
+    Raises:
+      UserError: there is no such file, or it cannot be run.
+    """
+    text, _, preset = path_and_preset.partition(":")
+    path = str(find_config(text))
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    if spec is None:
+        raise UserError(f"{path!r} is no Python file; expected one such as in configs/")
+    if str(CONFIG_FOLDER.parent) not in sys.path:
+        sys.path.append(str(CONFIG_FOLDER.parent))  # for `from configs import base`
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(preset) if preset else module.get_config()
+    except (SyntaxError, ImportError, LookupError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    except (AttributeError, NameError, TypeError, ValueError) as error:
+        raise UserError(f"{path} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict) or "job" not in config:
+        raise UserError(f"{path}: get_config() gave no ConfigDict with a field 'job'")
+    return config
+
+
+def config_files() -> list[str]:
+    """The program's own configurations, as `--config` takes them."""
+    names = sorted(path.name for path in CONFIG_FOLDER.glob("*.py"))
+    return [f"configs/{n}" for n in names if n not in ("base.py", "__init__.py")]
+
+
+def _stem(path: str) -> str:
+    return Path(path).stem

@@ -1,0 +1,111 @@
+"""What a simulator offers the loops, and which simulator has which task."""
+
+import difflib
+import importlib
+from types import ModuleType
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.fields import Rule, one_of
+from dynvgd_jax.core.normalize import Normalization
+from dynvgd_jax.core.types import ChunkResult
+
+# Name -> module with `task_names()`, `make_env(config, normalization, num_envs)` and
+# `FIELDS`, the rules of what it reads of `config.env`.
+# Importing the module must be cheap: the simulator itself belongs inside `make_env`.
+SIMULATORS = {
+    "robosuite": "dynvgd_jax.envs.robosuite",
+}
+
+
+class EnvSizes(NamedTuple):
+    """The sizes of a task."""
+
+    obs_dim: int  # Do
+    action_dim: int  # Da
+    chunk_len: int  # Ta, control steps per action chunk
+    max_episode_env_steps: int  # control steps until the time limit
+
+
+class VectorEnv(Protocol):
+    """Several environments stepped by action chunks; never resets by itself.
+
+    An episode depends on its seed and its actions only, wherever it is played.
+    """
+
+    num_envs: int
+    sizes: EnvSizes
+
+    def reset(self, indices: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        """Starts an episode in each named environment; returns obs `[n, Do]`."""
+
+    def step(self, indices: np.ndarray, actions: np.ndarray) -> ChunkResult:
+        """Runs `actions [n, Ta, Da]` (normalised) in the named environments."""
+
+    def step_async(self, indices: np.ndarray, actions: np.ndarray) -> None:
+        """Starts a step in the background."""
+
+    def step_wait(self) -> ChunkResult:
+        """Returns the result of the oldest step that `step_async` started."""
+
+    def close(self) -> None:
+        """Ends the threads and frees the simulators."""
+
+
+class SavesState(Protocol):
+    """Environments that a run can leave and take up again, or branch off."""
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Returns all hidden state; every leading axis is `num_envs`."""
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Continues from a `get_state` exactly."""
+
+
+def _module(simulator: str) -> ModuleType:
+    return importlib.import_module(SIMULATORS[simulator])
+
+
+def task_names() -> tuple[str, ...]:
+    """Returns the tasks of all simulators; imports none of them."""
+    return tuple(name for sim in SIMULATORS for name in _module(sim).task_names())
+
+
+def field_rules() -> dict[str, Rule]:
+    """Returns the rules of `task` and of what the simulators read of `env`."""
+    rules = {"task": one_of(task_names())}
+    for simulator in SIMULATORS:
+        rules |= _module(simulator).FIELDS
+    return rules
+
+
+def make_env(
+    config: ConfigDict, normalization: Normalization | None, num_envs: int
+) -> VectorEnv:
+    """Returns `num_envs` environments of `config.task` on the simulator that has it.
+
+    Args:
+      config: `task`, and `env` with what the simulator wants to know.
+      normalization: scale of observations and actions; None leaves them raw.
+      num_envs: how many.
+
+    Raises:
+      UserError: no simulator has the task, or the simulator refuses.
+    """
+    for simulator in SIMULATORS:
+        module = _module(simulator)
+        if config.task in module.task_names():
+            return module.make_env(config, normalization, num_envs)
+    raise unknown_task(config.task, task_names())
+
+
+def unknown_task(name: str, known: tuple[str, ...]) -> UserError:
+    """Returns the error for a task that does not exist; it names the nearest one."""
+    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.0)[0]
+    return UserError(
+        f"unknown task {name!r}; the tasks are {', '.join(known)} "
+        f"(did you mean {near!r}?)"
+    )

@@ -1,0 +1,105 @@
+"""Evaluations of a run: the base policy before, the steered one during training."""
+
+import time
+
+import jax
+
+from dynvgd_jax.core.types import EpisodeResult
+from dynvgd_jax.envs.rollout import ActFn, evaluate
+from dynvgd_jax.runs.report import evaluation_line, summarise
+from dynvgd_jax.steering.base import ActInputs
+from dynvgd_jax.training import processes
+from dynvgd_jax.training.reporting import finite_chunks, record_evaluation
+from dynvgd_jax.training.saving import has_checkpoint, save
+from dynvgd_jax.training.state import RunState, StoppedError
+
+
+def evaluate_base(run: RunState) -> None:
+    """Evaluates the unguided policy once per start noise, before any training."""
+    if run.env_steps > 0:
+        return
+    config, programs = run.job.config, run.job.programs
+    key = jax.random.key(config.eval.seed)
+    done = {summary.policy for summary in run.seeds[0].summaries}
+    for kind in config.eval.noises:
+        name = f"base/{kind}"
+        if name in done:
+            continue
+
+        def act(obs, seeds, chunk_index, kind=kind):
+            return programs.decode(kind, obs, key, seeds, chunk_index)
+
+        results = play(run, name, "", act)
+        for seed in run.seeds:
+            record_evaluation(seed, run.env_steps, name, results)
+        save(run)
+
+
+def evaluate_steered(run: RunState) -> None:
+    """Evaluates each seed's policy with acting's own start noise."""
+    config, programs = run.job.config, run.job.programs
+    key = jax.random.key(config.eval.seed)
+    name = f"{config.method}/{config.acting_noise}"
+    found = []
+    for place_of_seed, seed in enumerate(run.seeds):
+        learner = run.job.placement.take(run.learner, place_of_seed)
+
+        def act(obs, seeds, chunk_index, learner=learner):
+            inputs = ActInputs(
+                obs, key, seeds, chunk_index, env_steps=run.env_steps, evaluating=True
+            )
+            return programs.act_one(learner, inputs).chunk
+
+        label = f"seed {seed.seed}, " if len(run.seeds) > 1 else ""
+        found.append(play(run, name, label, act))
+    for seed, results in zip(run.seeds, found, strict=True):
+        record_evaluation(seed, run.env_steps, name, results)
+    run.to_evaluate = False
+    if has_checkpoint(run):
+        save(run)  # so that a resumed run does not repeat it
+
+
+def play(run: RunState, name: str, label: str, act: ActFn) -> list[EpisodeResult]:
+    """Returns the evaluation's episodes; every process plays its share.
+
+    Args:
+      run: whose evaluation it is.
+      name: of the policy, such as `base/randn`.
+      label: in front of it where there are several, such as `seed 3, `.
+      act: the policy.
+    """
+    job, start = run.job, time.monotonic()
+    own = job.eval_seeds[processes.index() :: processes.count()]
+    done: list[EpisodeResult] = []
+
+    def act_unless_stopped(obs, seeds, chunk_index):
+        # Several processes are at different chunks; they stop after it.
+        if processes.count() == 1 and job.stop():
+            raise StoppedError
+        return finite_chunks(run, act(obs, seeds, chunk_index))
+
+    def progress(result):
+        done.append(result)
+        job.progress.update(
+            run.env_steps,
+            success=sum(r.success_chunk for r in done) / len(done),
+            stage=f"evaluating {label}{name} {len(done)}/{len(own)}",
+        )
+
+    with run.clocks.measure("eval"):
+        results = evaluate(
+            job.eval_env,
+            act_unless_stopped,
+            own,
+            reward_offset=job.config.reward_offset,
+            progress=progress,
+        )
+        parts = processes.gather_objects([list(r) for r in results])
+    everyones = [
+        EpisodeResult(*parts[i % len(parts)][i // len(parts)])
+        for i in range(len(job.eval_seeds))
+    ]
+    summary = summarise(run.env_steps, name, everyones)
+    seconds = time.monotonic() - start
+    job.progress.message(evaluation_line(summary, seconds, label))
+    return everyones

@@ -1,0 +1,75 @@
+"""Exit codes and lines of a command."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynvgd_jax.core.command import run_command
+from dynvgd_jax.core.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def failing(error):
+    def body():
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("found 1,\n expected 2"), 2, "x.py: found 1, expected 2"),
+        (OSError(errno.ENOSPC, "No space left", "f"), 2, "No space left: 'f'; none"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "f"), 2, "'f'; none"),
+        (MemoryError(), 2, "x.py: out of memory: no more is left; buy"),
+        (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), 2, "EXHAUSTED: 9 GB; buy"),
+        (KeyboardInterrupt(), 130, "x.py: interrupted, none was written"),
+    ],
+)
+def test_what_a_user_can_act_on_is_one_line(capsys, error, code, line):
+    found = run_command(
+        "x.py", failing(error), memory_advice="buy", disk_note="none was written"
+    )
+    text = capsys.readouterr().err
+    assert found == code and line in text and text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a bug"), OSError(errno.EBADF, "a bug"), KeyError("a bug")]
+)
+def test_bugs_keep_their_traceback(error):
+    with pytest.raises(type(error)):
+        run_command("x.py", failing(error))
+
+
+def test_success_is_0(capsys):
+    assert run_command("x.py", lambda: None) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_stuck_thread_does_not_keep_the_process():
+    code = """
+import threading, time
+from dynvgd_jax.core.command import run_command
+from dynvgd_jax.core.errors import StuckError
+threading.Thread(target=time.sleep, args=(600,)).start()
+def body():
+    raise StuckError("environment 3 does not come back")
+run_command("x.py", body)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "x.py: environment 3 does not come back\n"
