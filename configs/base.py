@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     # "lift", "can", "square" or "transport" (robosuite 1.4.1).
     config.task = "can"
     # "dynvgd": guidance weighted by the critics' uncertainty; "vgd": fixed weight;
-    # "base": no guidance.
+    # "golden_ticket": one fixed start noise, nothing learned; "base": no guidance.
     config.method = "dynvgd"
     # The frozen diffusion policy: "builtin" or a folder that pretrain wrote.
     config.base_policy = "builtin"
@@ -140,6 +140,10 @@ def get_config() -> ConfigDict:
     config.guidance.warmup_updates = 0
     # Control steps before which w = 1. Published (0: none).
     config.guidance.weight_warmup_env_steps = 0
+
+    config.golden_ticket = ConfigDict()
+    # Start noises of which the best is sought, by turns for a whole training episode.
+    config.golden_ticket.num_tickets = 64
 
     config.replay = ConfigDict()
     # Transitions (action chunks) kept, oldest overwritten first. Published; memory is

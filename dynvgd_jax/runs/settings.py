@@ -18,6 +18,7 @@ VERSIONS_FILE = "versions.json"
 # Fields that runs of before lack, with what they did.
 ADDED_FIELDS = {
     "critic.kind": "mean",
+    "golden_ticket.num_tickets": 64,
     "replay.offline_filter_key": "",
 }
 LOGGED_PACKAGES = (

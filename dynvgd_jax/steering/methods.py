@@ -11,7 +11,7 @@ from dynvgd_jax.core.fields import Rule, one_of
 from dynvgd_jax.core.precision import with_precision
 from dynvgd_jax.core.types import PyTree
 from dynvgd_jax.diffusion.policy import Policy
-from dynvgd_jax.steering import guidance, noise, vgd, weight
+from dynvgd_jax.steering import golden_ticket, guidance, noise, vgd, weight
 from dynvgd_jax.steering.base import Method, Setting
 from dynvgd_jax.steering.critics import kinds, mlp, td
 
@@ -20,6 +20,7 @@ METHODS: dict[str, Callable[[Setting], Method]] = {
     "dynvgd": vgd.dynvgd,
     "vgd": vgd.vgd,
     "base": vgd.base,
+    "golden_ticket": golden_ticket.golden_ticket,
 }
 
 # Rules of every field that decides a steered policy, of all methods.

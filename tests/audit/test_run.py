@@ -1,6 +1,7 @@
 """The audit of a saved run from the command line's words to its files."""
 
 import csv
+import dataclasses
 import errno
 import json
 import shutil
@@ -16,6 +17,7 @@ from dynvgd_jax.audit import run
 from dynvgd_jax.audit.subject import make_subject
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.steering.critics.mlp import CriticEnsemble
+from dynvgd_jax.steering.methods import build_method
 from dynvgd_jax.steering.noise import start_noise
 from tests.steering import reference
 from tests.support.reach import ReachEnv
@@ -118,6 +120,11 @@ def test_refusals(finished_run, toy_config, tmp_path):
             "randn",
             0,
         )
+    with agent.config.unlocked():
+        agent.config.method, agent.config.first_rollout_env_steps = "golden_ticket", 0
+    tickets = build_method(agent.config, agent.policy)
+    with pytest.raises(UserError, match="'golden_ticket' has no critics"):
+        make_subject(dataclasses.replace(agent, method=tickets), "randn", 0)
     with pytest.raises(UserError, match=r"\(4, 2\), task can needs \(23, 7\)"):
         # robosuite's environments
         run.run_audit(finished_run, **SIZES, output=str(tmp_path / "new"))

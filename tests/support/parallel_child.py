@@ -316,6 +316,9 @@ def run(policy, folder, vector_steps, num_seeds=1, method="dynvgd"):
         num_seeds=int(num_seeds),
         method=method,
     )
+    if method == "golden_ticket":
+        with config.unlocked():
+            config.first_rollout_env_steps, config.golden_ticket.num_tickets = 0, 3
     train(config, folder, make_env=ReachEnv, resume=Path(folder).exists())
     folders = [folder]
     if config.num_seeds > 1:

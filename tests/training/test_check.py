@@ -129,6 +129,8 @@ def test_hour_goes_on_where_quick_ends(name):
             {"overlap": True, "first_rollout_env_steps": 0},
             "overlap: found True without first rollouts",
         ),
+        ({"method": "golden"}, "did you mean 'golden_ticket'"),
+        ({"golden_ticket.num_tickets": 0}, "num_tickets: found 0, expected a number"),
         ({"critic.kind": "means"}, "critic.kind: found 'means', expected one of mean"),
         ({"base_policy": "builtin:sqare"}, "no built-in policy 'sqare'"),
         ({"guidance.point": "estimat"}, "did you mean 'estimate'"),

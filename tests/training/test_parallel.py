@@ -96,7 +96,7 @@ def test_seeds_side_by_side_learn_as_alone():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["dynvgd"])
+@pytest.mark.parametrize("method", ["dynvgd", "golden_ticket"])
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_run_of_several_seeds_resumes_bit_for_bit(tmp_path, devices, method):
     policy = random_policy(tmp_path / "policy")
@@ -109,6 +109,21 @@ def test_a_run_of_several_seeds_resumes_bit_for_bit(tmp_path, devices, method):
     assert part["learner"] != unbroken["learner"]
     assert (part["num_updates"] < unbroken["num_updates"]) == (method == "dynvgd")
     assert run("resumed", 24) == unbroken
+
+
+@pytest.mark.slow
+def test_one_seed_tries_tickets_on_two_devices_as_on_one(tmp_path):
+    """The first device decodes; what happened reaches the tickets of both."""
+    policy = random_policy(tmp_path / "policy")
+    found = [
+        child(
+            *("run", policy, tmp_path / str(devices), 24, 1, "golden_ticket"),
+            devices=devices,
+        )
+        for devices in (1, 2)
+    ]
+    assert found[0].pop("devices") == 1 and found[1].pop("devices") == 2
+    assert found[0] == found[1]
 
 
 def test_sizes_that_cannot_be_shared_are_refused():

@@ -124,6 +124,7 @@ FIELDS: dict[str, list[Moved] | str] = {
         Moved(3 * VECTOR_STEP, {"act1", "guide1"}),
         Moved(3 * VECTOR_STEP + 1, {"act1", "guide1", "call1"}, slow=True),
     ],
+    "golden_ticket.num_tickets": ELSEWHERE + "test_wiring_by_hand.py",
     "replay.capacity": [Moved(4, {"stored", "call2"})],
     "replay.memory": [Moved("host", {"call1", "critics1"})],
     "replay.offline_dataset": [Moved("offline.npz", {"call1", "critics1"})],

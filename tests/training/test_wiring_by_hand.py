@@ -277,3 +277,28 @@ def test_a_loaded_agent_acts_as_the_run_did(glass, tmp_path):
     found = agent.act(np.array(obs), noise)
     assert np.abs(steered - plain).max() > 0.05
     np.testing.assert_allclose(found, steered, atol=1e-5)
+
+
+def test_the_golden_ticket_has_as_many_as_asked(glass, tmp_path):
+    """Training takes them by turns for whole episodes, the evaluation one of them."""
+    config = wired(
+        glass,
+        **GLASS,
+        **{
+            "method": "golden_ticket",
+            "golden_ticket.num_tickets": 3,
+            "first_rollout_env_steps": 0,
+            "total_env_steps": 8 * VECTOR_STEP,
+        },
+    )
+    (training,), evaluation = quiet(wiring.run, config, tmp_path / "run")
+    acted = np.stack([step.actions.reshape(2, -1) for step in training.played])
+    tickets, which = np.unique(acted.reshape(16, -1), axis=0, return_inverse=True)
+    assert len(tickets) == 3
+    by_episode = which.reshape(4, LIMIT, 2)  # two environments, four episodes each
+    assert (by_episode == by_episode[:, :1]).all()
+    taken = by_episode[:, 0].ravel()
+    assert (taken[3:] == taken[:-3]).all()
+    steered = list(wiring.episodes_played(tmp_path / "run", evaluation).values())[-1]
+    played = np.unique(steered.reshape(-1, 8), axis=0)
+    assert len(played) == 1 and (played == tickets).all(axis=1).any()
