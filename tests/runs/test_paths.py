@@ -84,9 +84,8 @@ def test_a_system_without_names_of_open_folders_refuses_at_the_first_save(
     CheckpointStore(tmp_path / "seed_0").save(1, {"w": jnp.ones(1)})
 
 
-@pytest.mark.parametrize(
-    "name", ["seed[0]", pytest.param("back\\slash", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["seed[0]", "back\\slash"])
 def test_a_run_in_such_a_folder_goes_on(toy_policy, tmp_path, name):
     config = tiny(toy_policy, total_env_steps=12 * VECTOR_STEP)
     folder = tmp_path / name / "run[1]"

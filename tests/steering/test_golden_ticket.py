@@ -213,6 +213,7 @@ def test_a_broken_run_goes_on_bit_for_bit(golden_env, toy_policy, tmp_path):
     assert_equal_runs(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_two_seeds_have_their_own_tickets(golden_env, toy_policy, tmp_path):
     """And the first does what it does alone."""
     env, _ = golden_env

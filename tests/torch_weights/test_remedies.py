@@ -160,6 +160,7 @@ def test_advice_about_another_class_works_when_followed(
     assert_converted(folder, net)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_module_saved_as_such(folder, net, capsys, monkeypatch, whole):
     torch.save(net if whole else {"model": net, "epoch": 3}, folder / "s.pt")
@@ -239,6 +240,7 @@ def test_critics_in_half_precision(folder, policy, capsys):
     assert "holds torch.float16, kept as float32" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_advice_about_another_class_beside_critics(folder, policy, capsys):
     state = critics_state(path=pathlib.PurePosixPath("/data"))
     assert convert_critics(folder, policy, state) == 2

@@ -105,6 +105,7 @@ def test_a_run_survives_a_disk_that_is_full_for_a_while(
     assert_equal_runs(folder / "run", finished_run)
 
 
+@pytest.mark.slow
 def test_a_disk_that_stays_full_ends_the_run_with_one_line_and_its_last_checkpoint(
     toy_config, finished_run, disk
 ):

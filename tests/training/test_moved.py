@@ -126,6 +126,7 @@ def test_another_policy_is_refused_where_it_is_named_and_else_said(
         check_policy(folder, changed(config, base_policy=str(wider)))
 
 
+@pytest.mark.slow
 def test_initial_critics_are_compared_by_content(toy_policy, tmp_path, finished_run):
     critics = tmp_path / "critics"
     shutil.copytree(finished_run, critics)

@@ -22,6 +22,7 @@ STOPPED_AT = (0, 3, 12, 18, 24)
 EPISODES = (3, 6, 6, 9, 9)  # evaluations of 3 that are kept by then
 
 
+@pytest.mark.slow
 def test_a_run_stopped_everywhere_equals_one_that_was_not(
     toy_config, finished_run, tmp_path, capsys
 ):

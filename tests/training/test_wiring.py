@@ -146,12 +146,39 @@ FIELDS: dict[str, list[Moved] | str] = {
     "env.engine": ELSEWHERE + "test_task_and_environments_are_robosuites",
     "env.num_threads": ELSEWHERE + "test_task_and_environments_are_robosuites",
 }
+# Sizes, budgets and evaluation: of these much else in the quick tests goes wrong too.
+SEEN_ELSEWHERE = {
+    "method",
+    "ddim_steps",
+    "total_env_steps",
+    "num_envs",
+    "utd",
+    "batch_size",
+    "critic.num",
+    "critic.width",
+    "critic.depth",
+    "initial_critics",
+    "guidance.scale",
+    "guidance.last_k",
+    "guidance.first_k",
+    "guidance.time_anneal",
+    "guidance.candidates",
+    "replay.capacity",
+    "replay.offline_dataset",
+    "replay.offline_share",
+    "eval.episodes",
+    "eval.every_env_steps",
+    "eval.num_envs",
+    "eval.noises",
+    "checkpoint.every_env_steps",
+    "log.every_env_steps",
+}
 MOVED = [
     pytest.param(
         field,
         moved,
         id=f"{field}={moved.value}",
-        marks=[pytest.mark.slow] if moved.slow else [],
+        marks=[pytest.mark.slow] if moved.slow or field in SEEN_ELSEWHERE else [],
     )
     for field, rows in FIELDS.items()
     if not isinstance(rows, str)
