@@ -61,9 +61,14 @@ class Agent:
           UserError: the method takes no noise, or has no TD error.
         """
         obs = jnp.asarray(obs, jnp.float32)
-        if obs.shape != (len(obs), self.policy.obs_dim):
+        if obs.ndim != 2 or not len(obs) or obs.shape[1] != self.policy.obs_dim:
             raise ValueError(
-                f"found obs {obs.shape}, expected (B, {self.policy.obs_dim})"
+                f"found obs {obs.shape}, expected (B, {self.policy.obs_dim}), B at "
+                "least 1"
+            )
+        if noise is None and self.method.value is not None:
+            raise ValueError(
+                f"found no noise, expected one for method {self.config.method!r}"
             )
         if noise is not None:
             noise = jnp.asarray(noise, jnp.float32)
@@ -80,6 +85,8 @@ class Agent:
                     f"method {self.config.method!r} has no critics, found a td_error; "
                     "give none"
                 )
+            if not td_error >= 0:  # nor NaN
+                raise ValueError(f"found td_error {td_error}, expected at least 0")
             learner = learner._replace(td_error=jnp.float32(td_error))
         return self._compiled_act(learner, self.policy.params, obs, noise)
 

@@ -203,7 +203,11 @@ def test_every_configuration_file_reaches_its_job(outside, jobs, name, with_pres
     ("arguments", "words"),
     [
         ([], ["no configuration given", "configs/can_ddim8.py"]),
-        (["--config=configs/sqare_ddim8.py"], ["did you mean 'square_ddim8'"]),
+        (
+            ["--config=configs/sqare_ddim8.py"],
+            ["did you mean --config=configs/square_ddim8.py"],
+        ),
+        (["--config=lift_ddim8"], ["did you mean --config=configs/lift_ddim8.py"]),
         (["--config=configs"], ["no configuration file 'configs'"]),
         ([SQUARE + ":quik"], ["unknown preset 'quik'", "quick"]),
         ([SQUARE, "--config.critic.widht=3"], ["widht", "config.critic.width"]),

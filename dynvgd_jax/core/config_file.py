@@ -1,5 +1,6 @@
 """Configuration files: where they lie, and what they hold."""
 
+import difflib
 import importlib.util
 import sys
 from pathlib import Path
@@ -8,7 +9,6 @@ from ml_collections import ConfigDict
 
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.core.fields import did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SHIPPED = _PACKAGE / "shipped" / "configs"  # in a wheel, see pyproject.toml
@@ -30,10 +30,12 @@ def find_config(text: str) -> Path:
     for place in places:
         if place.is_file():
             return place
-    near = did_you_mean(path.stem, map(_stem, config_files()))
+    stems = {_stem(name): name for name in config_files()}
+    near = difflib.get_close_matches(path.stem, list(stems), n=1)
+    hint = f"; did you mean --config={stems[near[0]]}" if near else ""
     looked = " and ".join(dict.fromkeys(str(p.absolute().parent) for p in places))
     raise UserError(
-        f"no configuration file {text!r}{near}; looked in {looked}; "
+        f"no configuration file {text!r}{hint}; looked in {looked}; "
         f"{CONFIG_FOLDER.parent} holds {', '.join(config_files())}"
     )
 

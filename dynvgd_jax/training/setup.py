@@ -69,6 +69,7 @@ def open_run(
             held.enter_context(lock)
         saved = processes.by_all(lambda: find_saved(folders, configs))
         processes.require_equal("checkpoint", [s and s.env_steps for s in saved])
+        _require_budget(config, saved[0])
         copied = folders[0] / POLICY
         source = str(copied) if copied.exists() else source
     policy = load_policy(source)
@@ -246,6 +247,15 @@ def _load_offline(
                 "transitions"
             )
     return offline
+
+
+def _require_budget(config: ConfigDict, saved: Saved | None) -> None:
+    """Raises UserError where a run is past the budget that it shall go on with."""
+    if saved is not None and config.total_env_steps < saved.env_steps:
+        raise UserError(
+            f"config.total_env_steps: found {config.total_env_steps:,}, but the run is "
+            f"at {saved.env_steps:,} control steps already; give at least that"
+        )
 
 
 def own_envs(num_envs: int, num_processes: int) -> int:

@@ -141,3 +141,14 @@ def test_a_run_of_an_older_version_is_refused_untouched(
     after = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     del before[folder / LOCK_FILE], after[folder / LOCK_FILE]
     assert after == before
+
+
+def test_a_run_past_its_budget_is_refused(toy_config, finished_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    shorter = toy_config.copy_and_resolve_references().unlock()
+    shorter.total_env_steps -= 2 * VECTOR_STEP
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(UserError, match="found 176, but the run is at 192"):
+        train(shorter.lock(), folder, make_env=ReachEnv, resume=True)
+    assert (folder / "config.json").read_bytes() == before

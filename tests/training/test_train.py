@@ -89,6 +89,14 @@ def test_checkpoints_and_agents(run):
     assert np.abs(pushed - weak).max() > 0
     with pytest.raises(ValueError, match=r"found noise \(5, 2, 4\)"):
         newest.act(obs, noise.swapaxes(1, 2))
+    for bad in (obs[:0], obs[0], np.float32(1)):
+        with pytest.raises(ValueError, match="found obs"):
+            newest.act(bad, noise)
+    with pytest.raises(ValueError, match="found no noise"):
+        newest.act(obs)
+    for td_error in (np.nan, -1.0):
+        with pytest.raises(ValueError, match="found td_error"):
+            newest.act(obs, noise, td_error)
 
 
 @pytest.mark.parametrize(
