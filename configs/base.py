@@ -76,8 +76,15 @@ def get_config() -> ConfigDict:
     config.target_tau = 0.005
     # TD targets are clipped to +- this; 0 clips nothing (as VGD does). Published.
     config.target_clip = 400.0
-    # Target critics combined by "min" (published) or "mean".
+    # Target critics combined by "min" (published) or "mean"; "random_pair": the lesser
+    # of two of them, drawn for every gradient step.
     config.target_reduce = "min"
+    # Next chunks of a TD target: "guided", one decoded anew and guided by the critics
+    # (published); "max" or "mean": the highest or the mean target of the observation's
+    # `guidance.candidates` proposals, which are then kept in the replay buffer.
+    config.target_backup = "guided"
+    # Proposals, drawn from those kept, that a gradient step's target looks at; 0: all.
+    config.target_proposals = 0
     # Action chunks whose rewards a TD target sums up before it bootstraps; fewer at an
     # episode's end and for the newest transitions. Offline transitions reach over 1.
     # Published: 1.
@@ -140,6 +147,14 @@ def get_config() -> ConfigDict:
     config.guidance.warmup_updates = 0
     # Control steps before which w = 1. Published (0: none).
     config.guidance.weight_warmup_env_steps = 0
+
+    config.proposals = ConfigDict()
+    # Start noises of the candidates, each kind for an equal share of them; empty is
+    # acting_noise. Published (empty).
+    config.proposals.noises = ()
+    # Floating-point numbers in which they are kept: "float32", or "float16" in half the
+    # memory, rounded by up to 2.5e-4 of an action's range of [-1, 1].
+    config.proposals.dtype = "float32"
 
     config.golden_ticket = ConfigDict()
     # Start noises of which the best is sought, by turns for a whole training episode.

@@ -209,7 +209,8 @@ def test_guided_decode_and_three_td_steps_agree_with_torch(row):
         inputs = act_inputs(batch.next_obs, noise)
         chunk = case.method.act(learner, params, inputs).chunk
         flat = chunk.reshape(len(chunk), -1)
-        arguments = (critic, optimizer, learner.critic, batch, flat, config.target_tau)
+        y = td.next_target(critic, learner.critic.target_params, batch, flat)
+        arguments = (critic, optimizer, learner.critic, batch, y, config.target_tau)
         state, metrics = td.gradient_step(*arguments)
         return chunk, learner._replace(critic=state), metrics
 

@@ -32,6 +32,8 @@ class Transition(NamedTuple):
     ended: Any
     # arrays by name that a method stores beside, such as a start noise
     extras: dict[str, Any] = {}  # noqa: RUF012, never changed
+    # arrays by name that a method drew at next_obs, such as the policy's proposals
+    next_extras: dict[str, Any] = {}  # noqa: RUF012, never changed
 
 
 class EpisodeResult(NamedTuple):
@@ -52,3 +54,6 @@ class EpisodeEnds(NamedTuple):
     episode: Any  # [E] int32, its number, counted as they start
     success_chunk: Any  # [E] bool, all control steps of some chunk were successful
     episode_return: Any  # [E] float32, sum of (reward - reward_offset)
+    # of every episode, where this step left it
+    seed: Any  # [E] uint32, of its reset
+    chunks: Any  # [E] int32, executed so far

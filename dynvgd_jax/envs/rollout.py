@@ -258,6 +258,8 @@ class Collector:
             episode=self.books.episode.astype(np.int32),
             success_chunk=self.books.success_chunk & ~result.fault,
             episode_return=self.books.episode_return.astype(np.float32),
+            seed=self.books.seed.copy(),
+            chunks=self.books.chunks.copy(),
         )
         ended = [
             self.books.close(i, self.env.sizes.chunk_len, bool(result.fault[i]))

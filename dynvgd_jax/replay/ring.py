@@ -33,7 +33,10 @@ class Window(NamedTuple):
 
 
 def example_transition(
-    obs_dim: int, flat_action_dim: int, extras: dict[str, np.ndarray] | None = None
+    obs_dim: int,
+    flat_action_dim: int,
+    extras: dict[str, np.ndarray] | None = None,
+    next_extras: dict[str, np.ndarray] | None = None,
 ) -> Transition:
     """Returns a transition of zeros, without leading axes: shapes and dtypes.
 
@@ -41,6 +44,7 @@ def example_transition(
       obs_dim: Do.
       flat_action_dim: Ta * Da.
       extras: examples of what a method stores beside.
+      next_extras: examples of what it draws at the next observation.
     """
     return Transition(
         obs=np.zeros(obs_dim, np.float32),
@@ -50,6 +54,7 @@ def example_transition(
         discount=np.zeros((), np.float32),
         ended=np.zeros((), bool),
         extras=dict(extras or {}),
+        next_extras=dict(next_extras or {}),
     )
 
 
@@ -164,7 +169,8 @@ def look_ahead(
     `reward` is the discounted sum of the rewards of m <= n chunks, `next_obs` what
     follows them and `discount` gamma^m times that of the last, so that `reward +
     discount * value` is right. A window ends early with its episode, and with the
-    newest transition that the buffer holds. `extras` are those of the first chunk.
+    newest transition that the buffer holds. `extras` are those of the first chunk,
+    `next_extras` belong to `next_obs`.
 
     Args:
       data: the buffer's slots.
@@ -200,6 +206,7 @@ def look_ahead(
         discount=data.discount[end] * (discount * window.gamma)[last],
         ended=data.ended[end],
         extras=rows(data.extras, slots),
+        next_extras=rows(data.next_extras, end),
     )
 
 

@@ -19,6 +19,10 @@ VERSIONS_FILE = "versions.json"
 ADDED_FIELDS = {
     "critic.kind": "mean",
     "golden_ticket.num_tickets": 64,
+    "proposals.dtype": "float32",
+    "proposals.noises": (),
+    "target_backup": "guided",
+    "target_proposals": 0,
     "replay.offline_filter_key": "",
 }
 LOGGED_PACKAGES = (

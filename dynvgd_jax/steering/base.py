@@ -33,6 +33,8 @@ class ActInputs(NamedTuple):
     # [B, Ta, Da], or [B, C, Ta, Da] to choose from: start noise to use; None lets the
     # method draw its own
     noise: jax.Array | None = None
+    # what `Method.propose` gave for these observations; None lets the method draw it
+    proposed: dict[str, jax.Array] | None = None
 
 
 class Decision(NamedTuple):
@@ -74,8 +76,15 @@ class Method(NamedTuple):
     # (state, obs [B, Do], chunk [B, Ta, Da]) -> Value; None has no critics
     value: Callable[[Any, jax.Array, jax.Array], Value] | None = None
 
+    # (params, inputs) -> arrays `[B, ...]` by name, drawn once for every observation
+    # that training visits: acting there gets them as `inputs.proposed`, and every later
+    # target as `next_extras` of the transition that led there; None draws nothing
+    propose: Callable[[PyTree, ActInputs], dict[str, jax.Array]] | None = None
+
     # what `act` and `explore` store beside, by name: an example of one row of each
     extras: dict[str, np.ndarray] = {}  # noqa: RUF012, never changed
+    # likewise of `propose`, of the dtype in which it is stored
+    next_extras: dict[str, np.ndarray] = {}  # noqa: RUF012, never changed
     candidates: int = 1  # start noises whose chunks acting chooses from
 
     @property

@@ -11,7 +11,14 @@ from dynvgd_jax.core.fields import Rule, one_of
 from dynvgd_jax.core.precision import with_precision
 from dynvgd_jax.core.types import PyTree
 from dynvgd_jax.diffusion.policy import Policy
-from dynvgd_jax.steering import golden_ticket, guidance, noise, vgd, weight
+from dynvgd_jax.steering import (
+    golden_ticket,
+    guidance,
+    noise,
+    proposals,
+    vgd,
+    weight,
+)
 from dynvgd_jax.steering.base import Method, Setting
 from dynvgd_jax.steering.critics import kinds, mlp, td
 
@@ -25,7 +32,7 @@ METHODS: dict[str, Callable[[Setting], Method]] = {
 
 # Rules of every field that decides a steered policy, of all methods.
 FIELDS: dict[str, Rule] = {"method": one_of(METHODS), **precision.FIELDS}
-_PARTS = (noise, guidance, weight, kinds, mlp, td)
+_PARTS = (noise, proposals, guidance, weight, kinds, mlp, td)
 _METHOD_FILES = (sys.modules[make.__module__] for make in METHODS.values())
 for _part in (*_PARTS, *_METHOD_FILES):
     FIELDS |= _part.FIELDS

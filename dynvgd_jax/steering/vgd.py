@@ -24,7 +24,7 @@ from dynvgd_jax.steering.base import (
 )
 from dynvgd_jax.steering.choice import best_of
 from dynvgd_jax.steering.critics import td
-from dynvgd_jax.steering.critics.base import REDUCERS, Critic
+from dynvgd_jax.steering.critics.base import RANDOM_PAIR, REDUCERS, Critic
 from dynvgd_jax.steering.critics.kinds import make_critic
 from dynvgd_jax.steering.critics.td import CriticState
 from dynvgd_jax.steering.guidance import (
@@ -36,10 +36,20 @@ from dynvgd_jax.steering.guidance import (
     summarise,
 )
 from dynvgd_jax.steering.noise import make_explore, start_noise
+from dynvgd_jax.steering.proposals import (
+    PROPOSALS,
+    Proposals,
+    candidate_noise,
+    draw_subset,
+    make_propose,
+    proposals_options,
+    stored_example,
+    target_over_proposals,
+)
 from dynvgd_jax.steering.weight import dynamic_weight
 
 # Folded into an update's key, which is otherwise split in two.
-BLUR_KEY = 2
+BLUR_KEY, PAIR_KEY = 2, 3
 
 # The critics' parameters that guide and choose; table of config strings.
 GUIDING_CRITICS: dict[str, Callable[[CriticState], PyTree]] = {
@@ -71,12 +81,12 @@ class VgdOptions(NamedTuple):
     guidance: Guidance
     learning_rate: float
     tau: float = 0.005  # Polyak step of the target critics after every gradient step
-    acting_noise: str = "tanh_randn"  # key of noise.START_NOISES
-    candidates: int = 1  # chunks that acting decodes and chooses from
+    proposals: Proposals = Proposals()  # chunks that acting decodes and chooses from
     critics: str = "current"  # key of GUIDING_CRITICS
     warmup_updates: int = 0  # gradient steps over which lambda ramps up
     weight_warmup_env_steps: int = 0  # control steps before w is applied
     action_noise: float = 0.0  # deviation of what is added to learned actions
+    random_pair: bool = False  # targets are the least of two of the target critics
 
 
 def vgd_options(setting: Setting, dynamic: bool) -> VgdOptions:
@@ -86,12 +96,12 @@ def vgd_options(setting: Setting, dynamic: bool) -> VgdOptions:
         guidance=guidance_options(config, dynamic),
         learning_rate=config.learning_rate,
         tau=config.target_tau,
-        acting_noise=config.acting_noise,
-        candidates=config.guidance.candidates,
+        proposals=proposals_options(setting),
         critics=config.guidance.critics,
         warmup_updates=config.guidance.warmup_updates,
         weight_warmup_env_steps=config.guidance.weight_warmup_env_steps,
         action_noise=config.critic.action_noise,
+        random_pair=config.target_reduce == RANDOM_PAIR,
     )
 
 
@@ -112,8 +122,10 @@ def base(setting: Setting) -> Method:
     """
     options = vgd_options(setting, dynamic=False)
     guidance = options.guidance._replace(scale=0.0)
-    method = _method(setting, options._replace(guidance=guidance, candidates=1))
-    return method._replace(update=None)
+    options = options._replace(
+        guidance=guidance, proposals=Proposals(noises=(setting.config.acting_noise,))
+    )
+    return _method(setting, options)._replace(update=None)
 
 
 def _method(setting: Setting, options: VgdOptions) -> Method:
@@ -134,13 +146,19 @@ def make_vgd(options: VgdOptions, critic: Critic, setting: Setting) -> Method:
     """
     steps = guided_steps(options.guidance, setting.denoiser.num_steps)
     method = _Vgd(options, critic, setting, steps)
-    return Method(
+    own = Method(
         method.init,
         method.act,
         make_explore(setting),
         update=method.update,
         value=method.value,
-        candidates=options.candidates,
+        candidates=options.proposals.count,
+    )
+    if not options.proposals.stored:
+        return own
+    return own._replace(
+        propose=method.propose,
+        next_extras=stored_example(options.proposals, setting),
     )
 
 
@@ -161,8 +179,14 @@ class _Vgd:
         critic_state = CriticState(params, target_params, opt_state)
         return LearnerState(critic_state, jnp.zeros(()), jnp.zeros((), jnp.int32))
 
+    def propose(self, params: PyTree, inputs: ActInputs) -> dict[str, jax.Array]:
+        return make_propose(self.options.proposals, self.setting)(params, inputs)
+
     def act(self, state: LearnerState, params: PyTree, inputs: ActInputs) -> Decision:
         noise, obs = inputs.noise, inputs.obs
+        if noise is None and self.options.proposals.stored and not self.steps:
+            proposed = inputs.proposed or self.propose(params, inputs)
+            return self._choose(state, obs, proposed[PROPOSALS], {})
         if noise is None:
             noise = self._start_noise(inputs)
         prepared = self.setting.denoiser.prepare(params)
@@ -173,19 +197,75 @@ class _Vgd:
         repeated = jnp.repeat(obs, noise.shape[1], axis=0)
         x = noise.reshape(-1, *self.setting.chunk_shape)
         chunks, scalars = self._steer(state, prepared, x, repeated, inputs.env_steps)
+        return self._choose(state, obs, chunks.reshape(noise.shape), scalars())
+
+    def _choose(self, state: LearnerState, obs, chunks, scalars: Metrics) -> Decision:
+        """Of the chunks `[B, C, Ta, Da]` those that the guiding critics value most."""
 
         def value_fn(obs, flat):
             q = self.critic.q(self._guiding(state.critic), obs, flat)
             return self._reduce(q)
 
-        chunk, gain = best_of(value_fn, obs, chunks.reshape(noise.shape))
-        return Decision(chunk, {}, scalars() | {"guide/candidate_gain": gain})
+        chunk, gain = best_of(value_fn, obs, chunks)
+        return Decision(chunk, {}, scalars | {"guide/candidate_gain": gain})
 
     def update(
         self, state: LearnerState, params: PyTree, batches: Transition, key, env_steps
     ) -> tuple[LearnerState, Metrics]:
-        setting, chunk_shape = self.setting, self.setting.chunk_shape
         batches = blur(key, batches, self.options.action_noise)
+        stored = self.options.proposals.stored
+        targets = self._stored_targets if stored else self._guided_targets
+        steps, make_target = targets(state, params, batches, key, env_steps)
+        pair_keys = jax.random.split(
+            jax.random.fold_in(key, PAIR_KEY), len(batches.reward)
+        )
+
+        def one_step(carry, xs):
+            critic_state, num_updates = carry
+            batch, own, pair_key = xs
+            judge = self.critic
+            if self.options.random_pair:
+                judge = td.random_pair(pair_key, judge)
+            now = state._replace(critic=critic_state, num_updates=num_updates)
+            critic_state, metrics = td.gradient_step(
+                self.critic,
+                self._optimizer,
+                critic_state,
+                batch,
+                make_target(now, judge, batch, own),
+                self.options.tau,
+                self.setting.average,
+            )
+            return (critic_state, num_updates + 1), metrics
+
+        carry = (state.critic, state.num_updates)
+        xs = (batches, steps, pair_keys)
+        (critic_state, num_updates), metrics = jax.lax.scan(one_step, carry, xs)
+        metrics = jax.tree.map(jnp.mean, metrics)
+        td_error = metrics["train/td_error_mean"]
+        return LearnerState(critic_state, td_error, num_updates), metrics
+
+    def _stored_targets(self, state, params, batches, key, env_steps):
+        """What each gradient step needs, `[utd, ...]`, and its target function.
+
+        `(state now, critics of the target, batch, own part) -> y [B, ...]`.
+        """
+        del state, params, env_steps  # nothing is decoded
+        options = self.options.proposals
+        _, subset_key = jax.random.split(key)  # the first half drew the batches
+
+        def make_target(now, judge, batch, subset_key):
+            chunks = draw_subset(options, subset_key, batch)
+            target_params = now.critic.target_params
+            return target_over_proposals(
+                judge, target_params, batch, chunks, options.backup
+            )
+
+        return jax.random.split(subset_key, len(batches.reward)), make_target
+
+    def _guided_targets(self, state, params, batches, key, env_steps):
+        """As `_stored_targets`, of a chunk that each step decodes and guides anew."""
+        setting, chunk_shape = self.setting, self.setting.chunk_shape
         _, noise_key = jax.random.split(key)  # the first half drew the batches
         noise = jax.random.normal(noise_key, (*batches.reward.shape, *chunk_shape))
         prepared = setting.denoiser.prepare(params)
@@ -199,29 +279,13 @@ class _Vgd:
             end_k=self.steps.start,
         )
 
-        def one_step(carry, batch_and_x):
-            critic_state, num_updates = carry
-            batch, x = batch_and_x
-            now = state._replace(critic=critic_state, num_updates=num_updates)
-            target = (now, prepared, x, batch.next_obs, env_steps, self.steps.start)
-            next_chunk, _ = self._steer(*target)
-            critic_state, metrics = td.gradient_step(
-                self.critic,
-                self._optimizer,
-                critic_state,
-                batch,
-                next_chunk.reshape(len(next_chunk), setting.flat_dim),
-                self.options.tau,
-                setting.average,
-            )
-            return (critic_state, num_updates + 1), metrics
+        def make_target(now, judge, batch, x):
+            where = (x, batch.next_obs, env_steps, self.steps.start)
+            chunk, _ = self._steer(now, prepared, *where)
+            flat = chunk.reshape(len(chunk), setting.flat_dim)
+            return td.next_target(judge, now.critic.target_params, batch, flat)
 
-        carry = (state.critic, state.num_updates)
-        xs = (batches, x_prefix.reshape(noise.shape))
-        (critic_state, num_updates), metrics = jax.lax.scan(one_step, carry, xs)
-        metrics = jax.tree.map(jnp.mean, metrics)
-        td_error = metrics["train/td_error_mean"]
-        return LearnerState(critic_state, td_error, num_updates), metrics
+        return x_prefix.reshape(noise.shape), make_target
 
     def value(self, state: LearnerState, obs: jax.Array, chunk: jax.Array) -> Value:
         flat = chunk.reshape(len(chunk), -1)
@@ -250,10 +314,11 @@ class _Vgd:
     def _start_noise(self, inputs: ActInputs) -> jax.Array:
         if inputs.key is None:
             raise ValueError("found neither start noise nor key, expected one of them")
-        count = self.options.candidates
-        shape = ((count,) if count > 1 else ()) + self.setting.chunk_shape
+        options, shape = self.options.proposals, self.setting.chunk_shape
         of_episode = (inputs.key, inputs.seeds, inputs.chunk_index)
-        return start_noise(self.options.acting_noise, *of_episode, shape)
+        if options.count > 1:
+            return candidate_noise(options, *of_episode, shape)
+        return start_noise(options.noises[0], *of_episode, shape)
 
     def _lambda_base(self, num_updates: jax.Array) -> jax.Array:
         scale = jnp.float32(self.options.guidance.scale)

@@ -14,6 +14,7 @@ from dynvgd_jax.runs.report import Summary, print_results, print_seed_means
 from dynvgd_jax.steering.base import Decision
 from dynvgd_jax.training import processes
 from dynvgd_jax.training.evaluation import evaluate_base, evaluate_steered
+from dynvgd_jax.training.proposing import acting_inputs, with_proposals
 from dynvgd_jax.training.reporting import finite_chunks, log_interval
 from dynvgd_jax.training.saving import forget_after, restore, save
 from dynvgd_jax.training.setup import MakeEnv, begin, open_run
@@ -155,8 +156,7 @@ def _act_and_update(run: RunState) -> None:
     With `overlap` it runs beside them and may not.
     """
     with run.clocks.measure("act"):
-        inputs = [seed.act_inputs(run.env_steps) for seed in run.seeds]
-        decision = run.job.programs.act(run.learner, inputs)
+        decision = run.job.programs.act(run.learner, acting_inputs(run))
         decisions = _of_each_seed(run, decision)
     _start_rollouts(run, decisions)
     if run.job.config.overlap:
@@ -202,6 +202,9 @@ def _finish_rollouts(run: RunState) -> None:
     with run.clocks.measure("rollout"):
         stepped = [seed.finish_step() for seed in run.seeds]
     run.env_steps += run.job.vector_step
+    if run.job.method.propose is not None:
+        with run.clocks.measure("act"):
+            stepped = with_proposals(run, stepped)
     if run.replay is not None:
         fresh: list[Transition] = [transition for transition, _ in stepped]
         run.replay.store(fresh)

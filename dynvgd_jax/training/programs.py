@@ -45,6 +45,8 @@ class Programs(NamedTuple):
     act_one: Callable[[Any, ActInputs], Decision]  # of one seed's learner
     put: Callable[[Sequence[PyTree]], PyTree]  # learners -> as `act` and `update` take
     act: Callable[[PyTree, Sequence[ActInputs]], Decision]
+    # inputs per seed -> what belongs to their observations, as `act`'s results
+    propose: Callable[[Sequence[ActInputs]], dict[str, jax.Array]]
     # (learner, replay, keys per seed, env_steps) -> (learner, metrics)
     update: Callable[..., tuple[PyTree, Metrics]]
     observe: Callable[[PyTree, Sequence[EpisodeEnds]], PyTree]
@@ -78,18 +80,22 @@ def compile_programs(
     decode = jax.jit(_base_decode(config, policy), static_argnums=0)
     explore, act_one = jax.jit(method.explore), jax.jit(method.act)
     act = compile_for_first(placement, method.act, (SPREAD, SAME, _INPUTS), SPREAD)
+    propose = method.propose and compile_for_first(
+        placement, method.propose, (SAME, _INPUTS), SPREAD
+    )
 
-    def call_act(learner, per_seed: Sequence[ActInputs]) -> Decision:
+    def together(per_seed: Sequence[ActInputs]) -> ActInputs:
         # what all seeds have alike comes from the first
         spread = placement.spread([_own(inputs) for inputs in per_seed])
-        return act(learner, params, per_seed[0]._replace(**spread))
+        return per_seed[0]._replace(**spread)
 
     return Programs(
         decode=lambda kind, *inputs: decode(kind, local_params, *inputs),
         explore=lambda inputs: explore(local_params, inputs),
         act_one=lambda learner, inputs: act_one(learner, local_params, inputs),
         put=make_put(placement),
-        act=call_act,
+        act=lambda learner, inputs: act(learner, params, together(inputs)),
+        propose=lambda inputs: propose(params, together(inputs)),
         update=_compile_update(config, method, placement, draw, params),
         observe=_compile_observe(method, placement),
     )

@@ -106,7 +106,9 @@ def open_run(
         method=method,
         placement=placement,
         programs=programs,
-        example=example_transition(sizes.obs_dim, flat_dim, method.extras),
+        example=example_transition(
+            sizes.obs_dim, flat_dim, method.extras, method.next_extras
+        ),
         offline=offline,
         eval_env=eval_env,
         eval_seeds=evaluation_seeds(config.eval.seed, config.eval.episodes),

@@ -80,6 +80,8 @@ class SeedState:
     offline_sha256: str | None  # of the offline transitions, if any
     critics_sha256: str | None  # of the critics that the run began with, if any
     collector: Collector | None = None  # once the first episodes have begun
+    # what `Method.propose` gave for the collector's observations; None: nothing yet
+    proposed: dict[str, np.ndarray] | None = None
     recent: deque[EpisodeResult] = dataclasses.field(
         default_factory=lambda: deque(maxlen=RECENT_EPISODES)
     )

@@ -67,6 +67,8 @@ def test_ended_episodes_count_for_their_ticket():
         episode=np.int32([7, 4, 5, 3, 1]),
         success_chunk=np.array([1, 1, 1, 0, 1], bool),
         episode_return=np.float32([-2, -3, -50, -8, -60]),
+        seed=np.zeros(5, np.uint32),
+        chunks=np.zeros(5, np.int32),
     )
     before = counts([1, 2, 3], [0, 1, 0], [-9, -4, -30])
     after = quick_jit(method().observe)(before, ends)

@@ -96,7 +96,12 @@ def test_scan_equals_a_python_loop_over_whole_decodes():
     optimizer = td.make_optimizer(config.learning_rate)
     step = quick_jit(
         lambda critic, batch, action: td.gradient_step(
-            kind, optimizer, critic, batch, action, config.tau
+            kind,
+            optimizer,
+            critic,
+            batch,
+            td.next_target(kind, critic.target_params, batch, action),
+            config.tau,
         )
     )
     for i in range(UTD):

@@ -161,7 +161,8 @@ def test_learning_goes_on_as_in_torch(converted):
     state, tau = agent.learner.critic, agent.config.target_tau
     for seed in (20, 21):
         batch = random_batch(seed)
-        state, _ = td.gradient_step(critic, adam, state, batch, batch.action, tau)
+        y = td.next_target(critic, state.target_params, batch, batch.action)
+        state, _ = td.gradient_step(critic, adam, state, batch, y, tau)
         torch_step(critics, targets, optimizer, batch)
     from dynvgd_jax.torch_weights.critics import from_flax
 

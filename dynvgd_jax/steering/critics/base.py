@@ -14,6 +14,9 @@ REDUCERS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "mean": lambda q: jnp.mean(q, axis=0),
 }
 
+# `target_reduce`: the least of two target critics, drawn anew for every gradient step.
+RANDOM_PAIR = "random_pair"
+
 
 class Critic(NamedTuple):
     """An ensemble of N critics as pure functions.
@@ -32,6 +35,8 @@ class Critic(NamedTuple):
     target: Callable[[Any, jax.Array, jax.Array], Any]
     # (prediction, y) -> [], summed over the critics, mean over the batch
     loss: Callable[[Any, Any], jax.Array]
+    # y [B, C, ...] of C equally likely next actions -> y [B, ...]
+    mix: Callable[[Any], Any]
 
     def q(self, params: PyTree, obs: jax.Array, flat: jax.Array) -> jax.Array:
         """Returns each critic's value `[N, B]`."""

@@ -11,7 +11,7 @@ from dynvgd_jax.core.fields import number, one_of
 from dynvgd_jax.core.precision import matmul
 from dynvgd_jax.core.types import PyTree
 from dynvgd_jax.diffusion.network import Dense, draw_params
-from dynvgd_jax.steering.critics.base import REDUCERS, Critic
+from dynvgd_jax.steering.critics.base import RANDOM_PAIR, REDUCERS, Critic
 
 LAYER_NORM_EPS = 1e-5
 # Up to this many rows, the input gradient's product is written the other way round.
@@ -22,7 +22,7 @@ FIELDS = {
     "critic.width": number(1, 65536),
     "critic.depth": number(1, 64),
     "critic.initial_value": number(-1e6, 1e6),
-    "target_reduce": one_of(REDUCERS),
+    "target_reduce": one_of((*REDUCERS, RANDOM_PAIR)),
     "target_clip": number(0.0, 1e9),
 }
 
@@ -140,17 +140,21 @@ def mean_critic(
     def target(next_q, reward, discount):
         return td_target(next_q, reward, discount, options)
 
-    return Critic(init, ensemble.apply, lambda q: q, target, critic_loss)
+    def mix(y):
+        return jnp.mean(y, axis=1)
+
+    return Critic(init, ensemble.apply, lambda q: q, target, critic_loss, mix)
 
 
 def make_mean_critic(config: ConfigDict, obs_dim: int, flat_action_dim: int) -> Critic:
     """Returns the critics that `config` asks for."""
     sizes = config.critic
+    reduce = "min" if config.target_reduce == RANDOM_PAIR else config.target_reduce
     return mean_critic(
         CriticEnsemble(sizes.num, sizes.width, sizes.depth),
         obs_dim,
         flat_action_dim,
-        MeanTarget(config.target_reduce, config.target_clip),
+        MeanTarget(reduce, config.target_clip),
         sizes.initial_value,
     )
 

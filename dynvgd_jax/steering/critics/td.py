@@ -30,12 +30,32 @@ def polyak(target: PyTree, current: PyTree, tau: float) -> PyTree:
     return jax.tree.map(lambda t, c: (1.0 - tau) * t + tau * c, target, current)
 
 
+def next_target(
+    critic: Critic, target_params: PyTree, batch: Transition, next_action: jax.Array
+) -> Any:
+    """Returns `y [B, ...]` of the chunks `next_action [B, Ta*Da]` at `next_obs`."""
+    prediction = critic.predict(target_params, batch.next_obs, next_action)
+    return critic.target(prediction, batch.reward, batch.discount)
+
+
+def random_pair(key: jax.Array, critic: Critic) -> Critic:
+    """Returns `critic` with the predictions of two drawn members, of one its only."""
+
+    def predict(params, obs, flat):
+        prediction = critic.predict(params, obs, flat)
+        num = jax.tree.leaves(prediction)[0].shape[0]
+        two = jax.random.permutation(key, num)[:2]
+        return jax.tree.map(lambda leaf: leaf[two], prediction)
+
+    return critic._replace(predict=predict)
+
+
 def gradient_step(
     critic: Critic,
     optimizer: optax.GradientTransformation,
     state: CriticState,
     batch: Transition,
-    next_action: jax.Array,
+    y: Any,
     tau: float,
     average: Callable[[PyTree], PyTree] = lambda tree: tree,
 ) -> tuple[CriticState, dict[str, jax.Array]]:
@@ -46,12 +66,10 @@ def gradient_step(
       optimizer: Adam as `make_optimizer` builds it.
       state: critics before the step.
       batch: transitions as drawn, leading axis B.
-      next_action: `[B, Ta*Da]` decoded at `batch.next_obs`.
+      y: `[B, ...]` of `next_target`, or of the kind's own other targets.
       tau: Polyak step of the target critics.
       average: mean over the devices that share the batch, of gradients and metrics.
     """
-    next_prediction = critic.predict(state.target_params, batch.next_obs, next_action)
-    y = critic.target(next_prediction, batch.reward, batch.discount)
     y = jax.lax.stop_gradient(y)
 
     def loss_fn(params):

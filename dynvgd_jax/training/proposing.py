@@ -1,0 +1,79 @@
+"""What a method draws once for every observation that training visits."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from dynvgd_jax.core.types import EpisodeEnds, Transition
+from dynvgd_jax.steering.base import ActInputs
+from dynvgd_jax.training.state import RunState
+
+Stepped = list[tuple[Transition, EpisodeEnds]]
+Drawn = dict[str, np.ndarray]
+
+
+def acting_inputs(run: RunState) -> list[ActInputs]:
+    """Returns what training acts on, one entry a seed, with what was proposed there.
+
+    A run that has just begun or was resumed draws it now: it depends on observation,
+    episode and chunk alone, so that it is what was drawn before.
+    """
+    inputs = [seed.act_inputs(run.env_steps) for seed in run.seeds]
+    if run.job.method.propose is None:
+        return inputs
+    if run.seeds[0].proposed is None:
+        for seed, drawn in zip(run.seeds, _propose(run, inputs), strict=True):
+            seed.proposed = drawn
+    return [
+        own._replace(proposed=seed.proposed)
+        for own, seed in zip(inputs, run.seeds, strict=True)
+    ]
+
+
+def with_proposals(run: RunState, stepped: Stepped) -> Stepped:
+    """Returns the new transitions with what was drawn at their next observation.
+
+    Of an ended episode that is the terminal one, which a target looks at where only the
+    time limit ended it; acting goes on from the next episode's first.
+    """
+    reached = [
+        seed.act_inputs(run.env_steps)._replace(
+            obs=transition.next_obs, seeds=ends.seed, chunk_index=ends.chunks
+        )
+        for seed, (transition, ends) in zip(run.seeds, stepped, strict=True)
+    ]
+    there = here = _propose(run, reached)
+    if any(ends.ended.any() for _, ends in stepped):
+        first = _propose(run, [seed.act_inputs(run.env_steps) for seed in run.seeds])
+        here = [
+            {name: _where(ends.ended, new[name], old[name]) for name in old}
+            for new, old, (_, ends) in zip(first, there, stepped, strict=True)
+        ]
+    for seed, drawn in zip(run.seeds, here, strict=True):
+        seed.proposed = drawn
+    example = run.job.example.next_extras
+    return [
+        (transition._replace(next_extras=as_stored(drawn, example)), ends)
+        for (transition, ends), drawn in zip(stepped, there, strict=True)
+    ]
+
+
+def as_stored(drawn: Drawn, example: Drawn) -> Drawn:
+    """Returns arrays in the dtypes in which they are kept."""
+    return {name: leaf.astype(example[name].dtype) for name, leaf in drawn.items()}
+
+
+def _where(rows: np.ndarray, new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    return np.where(rows.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+def _propose(run: RunState, inputs: Sequence[ActInputs]) -> list[Drawn]:
+    """Of each seed, on the host."""
+    collect = run.job.placement.collect
+    drawn = jax.device_get(run.job.programs.propose(inputs))
+    drawn = {name: collect(leaf) for name, leaf in drawn.items()}
+    return [
+        {name: leaf[place] for name, leaf in drawn.items()}
+        for place in range(len(run.seeds))
+    ]
