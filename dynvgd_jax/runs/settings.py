@@ -64,11 +64,14 @@ def read_config(workdir: str | Path) -> ConfigDict:
 
 def _add_fields(config: ConfigDict) -> None:
     for name, value in ADDED_FIELDS.items():
-        group, _, leaf = name.rpartition(".")
-        if group not in config:
-            config[group] = ConfigDict()
-        if leaf not in config[group]:
-            config[group][leaf] = value
+        *groups, leaf = name.split(".")
+        place = config
+        for group in groups:
+            if group not in place:
+                place[group] = ConfigDict()
+            place = place[group]
+        if leaf not in place:
+            place[leaf] = value
 
 
 def versions() -> dict[str, str]:

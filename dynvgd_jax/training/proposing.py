@@ -7,7 +7,10 @@ import numpy as np
 
 from dynvgd_jax.core.types import EpisodeEnds, Transition
 from dynvgd_jax.steering.base import ActInputs
-from dynvgd_jax.training.state import RunState
+from dynvgd_jax.training.state import Job, RunState
+
+# Offline observations that are decoded at once.
+OFFLINE_ROWS = 512
 
 Stepped = list[tuple[Transition, EpisodeEnds]]
 Drawn = dict[str, np.ndarray]
@@ -57,6 +60,32 @@ def with_proposals(run: RunState, stepped: Stepped) -> Stepped:
         (transition._replace(next_extras=as_stored(drawn, example)), ends)
         for (transition, ends), drawn in zip(stepped, there, strict=True)
     ]
+
+
+def offline_with_proposals(job: Job) -> Transition:
+    """Returns the offline transitions with what belongs to their next observations.
+
+    Its draws depend on a transition's number alone: all seeds have the same.
+    """
+    transitions, method = job.offline.transitions, job.method
+    if method.propose is None:
+        return transitions
+    propose, params = jax.jit(method.propose), jax.device_put(job.policy.params)
+    count, found = len(transitions.reward), []
+    for first in range(0, count, OFFLINE_ROWS):
+        job.progress.update(0, stage=f"decoding proposals {first:,}/{count:,}")
+        # the last rows are filled up, so that it compiles once
+        numbers = np.arange(first, first + OFFLINE_ROWS)
+        inputs = ActInputs(
+            obs=transitions.next_obs[np.minimum(numbers, count - 1)],
+            key=jax.random.key(0),
+            seeds=numbers.astype(np.uint32),
+            chunk_index=np.zeros(OFFLINE_ROWS, np.int32),
+        )
+        drawn = jax.device_get(propose(params, inputs))
+        found.append(as_stored(drawn, job.example.next_extras))
+    together = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *found)
+    return transitions._replace(next_extras=together)
 
 
 def as_stored(drawn: Drawn, example: Drawn) -> Drawn:

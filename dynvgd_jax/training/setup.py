@@ -27,6 +27,7 @@ from dynvgd_jax.training import processes
 from dynvgd_jax.training.origins import CRITICS_NOTE, critics_sha256
 from dynvgd_jax.training.placement import place
 from dynvgd_jax.training.programs import compile_programs
+from dynvgd_jax.training.proposing import offline_with_proposals
 from dynvgd_jax.training.replay_memory import MEMORIES, DeviceReplay, HostReplay
 from dynvgd_jax.training.resume import (
     REPLAY,
@@ -217,7 +218,7 @@ def _reserve_replay(job: Job) -> DeviceReplay | HostReplay:
     if job.offline is not None:
         count = len(job.offline.transitions.reward)
         job.progress.message(f"offline transitions: {count:,}")
-    offline: PyTree = job.offline and job.offline.transitions
+    offline: PyTree = job.offline and offline_with_proposals(job)
     return MEMORIES[config.replay.memory](job.placement, capacity, job.example, offline)
 
 

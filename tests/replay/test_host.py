@@ -85,7 +85,8 @@ def test_offline_transitions_are_drawn_beside_and_reach_over_one_chunk():
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_extras_come_back_bit_for_bit(steps):
-    stored = numbered(range(6))._replace(extras=random_extras(0, 6))
+    both = {"extras": random_extras(0, 6), "next_extras": random_extras(1, 6)}
+    stored = numbered(range(6))._replace(**both)
     host = HostRing(6, EXAMPLE_WITH_EXTRAS)
     for part in (slice(0, 4), slice(4, 6)):
         host.add(jax.tree.map(lambda leaf, p=part: leaf[p], stored))
@@ -93,8 +94,11 @@ def test_extras_come_back_bit_for_bit(steps):
     batch, _ = host.sample(np.random.default_rng(0), (40,), window)
     n = batch.obs[:, 0].astype(int)
     assert set(n) == set(range(6))
+    last = batch.next_obs[:, 0].astype(int) - 300
+    assert (steps == 1) == (last == n).all()
     for name, values in stored.extras.items():
         assert_same_bits(batch.extras[name], values[n])
+        assert_same_bits(batch.next_extras[name], stored.next_extras[name][last])
 
 
 def test_a_refilled_ring_goes_on_as_the_first():

@@ -175,16 +175,20 @@ def test_jitted_add_equals_plain_add():
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_extras_come_back_bit_for_bit(steps):
-    """Of any dtype and shape; a window's are those of its first chunk."""
-    stored = numbered(range(6))._replace(extras=random_extras(0, 6))
+    """Of any dtype and shape; those of a window's first chunk and of its end."""
+    both = {"extras": random_extras(0, 6), "next_extras": random_extras(1, 6)}
+    stored = numbered(range(6))._replace(**both)
     state = replay.init_replay(6, EXAMPLE_WITH_EXTRAS)
     for part in (slice(0, 4), slice(4, 6)):
         state = add(state, jax.tree.map(lambda leaf, p=part: leaf[p], stored))
     batch = sample(state, jax.random.key(0), (40,), Window(0.9, steps, 2))
     n = np.asarray(batch.obs[:, 0], int)
     assert set(n) == set(range(6)) and set(batch.extras) == set(EXTRAS)
-    for name, values in stored.extras.items():
-        assert_same_bits(batch.extras[name], values[n])
+    last = np.asarray(batch.next_obs[:, 0], int) - 300
+    assert (steps == 1) == (last == n).all()
+    for name in EXTRAS:
+        assert_same_bits(batch.extras[name], stored.extras[name][n])
+        assert_same_bits(batch.next_extras[name], stored.next_extras[name][last])
 
 
 def test_refuses_what_does_not_fit():

@@ -308,14 +308,16 @@ def run(policy, folder, vector_steps, num_seeds=1, method="dynvgd"):
     from dynvgd_jax import load_agent
     from dynvgd_jax.training.loop import train
     from tests.support.reach import ReachEnv
-    from tests.support.tiny_run import VECTOR_STEP, tiny
+    from tests.support.tiny_run import PROPOSALS, VECTOR_STEP, tiny
 
     config = tiny(
         policy,
         total_env_steps=int(vector_steps) * VECTOR_STEP,
         num_seeds=int(num_seeds),
-        method=method,
+        method="dynvgd" if method == "proposals" else method,
     )
+    if method == "proposals":
+        config.update_from_flattened_dict(PROPOSALS)
     if method == "golden_ticket":
         with config.unlocked():
             config.first_rollout_env_steps, config.golden_ticket.num_tickets = 0, 3

@@ -22,7 +22,8 @@ def update_and_inputs(config, policy, stored=1000):
     """The training call as a run on one device compiles it, and its inputs' shapes."""
     method = build_method(config, policy)
     flat_dim = policy.chunk_len * policy.action_dim
-    example = replay_lib.example_transition(policy.obs_dim, flat_dim, method.extras)
+    extras = (method.extras, method.next_extras)
+    example = replay_lib.example_transition(policy.obs_dim, flat_dim, *extras)
     key = jax.eval_shape(lambda: jax.random.key(0))
     replay = jax.eval_shape(lambda: replay_lib.init_replay(stored, example))
     inputs = (state_shapes(method), replay, policy.params, key, jnp.int32(0))

@@ -44,10 +44,13 @@ def arrays(folder, steps):
     log = ReplayLog(folder / "replay", capacity, notes_of(folder, steps)["segments"])
     if log.total:
         flat_dim = policy.chunk_len * policy.action_dim
-        extras = build_method(config, policy).extras
-        example = example_transition(policy.obs_dim, flat_dim, extras)
+        method = build_method(config, policy)
+        extras = (method.extras, method.next_extras)
+        example = example_transition(policy.obs_dim, flat_dim, *extras)
         stored = log.read((capacity,), example)._asdict()
-        found |= {f"extras/{k}": v for k, v in stored.pop("extras").items()} | stored
+        for group in ("extras", "next_extras"):
+            found |= {f"{group}/{k}": v for k, v in stored.pop(group).items()}
+        found |= stored
     return found | {"replay/total": log.total}
 
 

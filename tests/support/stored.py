@@ -19,7 +19,7 @@ EXTRAS = {
     "noise": np.zeros((4, 2), np.float32),
     "nothing": np.zeros((0,), np.float32),
 }
-EXAMPLE_WITH_EXTRAS = example_transition(OBS_DIM, FLAT_DIM, EXTRAS)
+EXAMPLE_WITH_EXTRAS = example_transition(OBS_DIM, FLAT_DIM, EXTRAS, EXTRAS)
 
 
 def numbered(numbers):

@@ -41,6 +41,18 @@ def tiny(policy, **changes):
     return config.lock()
 
 
+# Proposals in the replay buffer with all that they depend on: acting chooses from them,
+# targets look past the time limit and over several chunks, at some of the proposals.
+PROPOSALS = {
+    "target_backup": "max",
+    "target_proposals": 3,
+    "target_n_step": 3,
+    "bootstrap_at_time_limit": True,
+    "guidance.candidates": 4,
+    "guidance.scale": 0.0,
+    "proposals.noises": ("tanh_randn", "randn"),
+}
+
 # Several checkpoints, none of them where something is logged; the buffer's first
 # transitions are overwritten from vector step 16 on.
 MANY_CHECKPOINTS = {

@@ -138,6 +138,22 @@ LEVERS = {
     "initial_value": {"critic.initial_value": -5.0},
     "held": {"explore.noises": ("randn",), "explore.hold_chunks": (1, 8)},
     "candidates": {"guidance.scale": 0.0, "guidance.candidates": 4},
+    "max": {
+        "guidance.scale": 0.0,
+        "guidance.candidates": 4,
+        "target_backup": "max",
+        "target_proposals": 2,
+        "target_reduce": "random_pair",
+        "bootstrap_at_time_limit": True,
+        "target_n_step": 3,
+    },
+    "mean": {
+        "guidance.candidates": 4,
+        "target_backup": "mean",
+        "proposals.noises": ("tanh_randn", "randn"),
+        "proposals.dtype": "float16",
+        "replay.offline_dataset": "offline.npz",
+    },
     "early": {
         "guidance.last_k": 0,
         "guidance.first_k": 2,
@@ -145,7 +161,7 @@ LEVERS = {
         "guidance.time_anneal": "off",
     },
     "target_critics": {"guidance.critics": "target", "target_tau": 0.02},
-    "mean": {"guidance.reduce": "mean", "target_reduce": "mean"},
+    "reduce": {"guidance.reduce": "mean", "target_reduce": "mean"},
     "offline": {"replay.offline_dataset": "offline.npz", "replay.offline_share": 0.5},
 }
 

@@ -48,6 +48,10 @@ class Moved(NamedTuple):
 
 
 ALL_STEPS = {"guidance.last_k": 0}
+CANDIDATES = {"guidance.candidates": 4}
+KEPT = CANDIDATES | {"target_backup": "max"}
+CALL = {"call1", "critics1"}
+ACTS = {"act1", "guide1", "act2", "guide2", "steered"}
 OFFLINE = {"replay.offline_dataset": "offline.npz"}
 ELSEWHERE = "not a piece of these runs, see "
 
@@ -92,6 +96,8 @@ FIELDS: dict[str, list[Moved] | str] = {
     "target_tau": [Moved(0.5, {"targets1"})],
     "target_clip": [Moved(0.5, {"call1", "critics1"})],
     "target_reduce": [Moved("mean", {"call1", "critics1"})],
+    "target_backup": [Moved("max", CALL, CANDIDATES), Moved("mean", CALL, CANDIDATES)],
+    "target_proposals": [Moved(1, CALL, KEPT)],
     "target_n_step": [Moved(2, {"call1", "critics1"}, slow=True)],
     "critic.kind": ELSEWHERE + "test_another_kind_of_critic_learns",
     "critic.num": [Moved(3, CRITICS | {"points"})],
@@ -124,6 +130,10 @@ FIELDS: dict[str, list[Moved] | str] = {
         Moved(3 * VECTOR_STEP, {"act1", "guide1"}),
         Moved(3 * VECTOR_STEP + 1, {"act1", "guide1", "call1"}, slow=True),
     ],
+    "proposals.noises": [
+        Moved(("tanh_randn", "randn"), ACTS | {"call1", "critics1"}, KEPT),
+    ],
+    "proposals.dtype": ELSEWHERE + "test_proposing.py",
     "golden_ticket.num_tickets": ELSEWHERE + "test_wiring_by_hand.py",
     "replay.capacity": [Moved(4, {"stored", "call2"})],
     "replay.memory": [Moved("host", {"call1", "critics1"})],

@@ -1,0 +1,122 @@
+"""Proposals over a whole run: each belongs to its observation, also across a resume."""
+
+import jax
+import numpy as np
+import pytest
+
+from dynvgd_jax.diffusion.policy_files import load_policy
+from dynvgd_jax.steering.base import ActInputs
+from dynvgd_jax.steering.methods import build_method
+from dynvgd_jax.steering.proposals import PROPOSALS as NAME
+from dynvgd_jax.training.loop import train
+from dynvgd_jax.training.state import ACT_KEY
+from tests.support import wiring
+from tests.support.reach import PowerCutError, ReachEnv, breaking
+from tests.support.same_run import arrays, assert_equal_runs
+from tests.support.tiny_run import PROPOSALS, tiny
+
+COUNT = 4
+KEPT = {
+    "guidance.candidates": COUNT,
+    "guidance.scale": 0.0,
+    "proposals.noises": ("tanh_randn", "randn"),
+    "target_backup": "max",
+    "bootstrap_at_time_limit": True,
+    "end_at_success": True,
+    "overlap": False,
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_every_transition_has_the_proposals_of_its_next_observation(tmp_path, dtype):
+    """Also at an episode's end; and acting takes one of its observation's own."""
+    policy = wiring.save_toy_policy(tmp_path / "policy")
+    config = wiring.wired(policy, **KEPT | {"proposals.dtype": dtype})
+    (env,), _ = wiring.run(config, tmp_path / "run")
+    stored = arrays(tmp_path / "run", config.total_env_steps)
+    method, loaded = build_method(config, load_policy(policy)), load_policy(policy)
+    key = jax.random.fold_in(jax.random.key(config.seed), ACT_KEY)
+
+    def proposed(places):
+        """Of (episode seed, chunk), by the scripted observations."""
+        seeds, chunks = zip(*places, strict=True)
+        obs = np.stack([env.obs_of(*place) for place in places])
+        inputs = ActInputs(obs, key, np.uint32(seeds), np.int32(chunks))
+        return obs, method.propose(loaded.params, inputs)[NAME]
+
+    explored = config.first_rollout_env_steps // wiring.VECTOR_STEP
+    ended = 0
+    for number, step in enumerate(env.played):
+        rows = slice(wiring.NUM_ENVS * number, wiring.NUM_ENVS * (number + 1))
+        here = [(int(s), int(c)) for s, c in zip(step.seeds, step.chunks, strict=True)]
+        obs, candidates = proposed(here)
+        np.testing.assert_array_equal(stored["obs"][rows], obs)
+        if number >= explored:
+            found = np.abs(candidates - step.actions[:, None]).max(axis=(2, 3))
+            assert (found.min(axis=1) < 1e-6).all()
+        next_obs, candidates = proposed([(seed, chunk + 1) for seed, chunk in here])
+        np.testing.assert_array_equal(stored["next_obs"][rows], next_obs)
+        kept = stored[f"next_extras/{NAME}"][rows]
+        assert kept.dtype == dtype
+        np.testing.assert_allclose(
+            kept, candidates.astype(dtype), atol=1e-6 if dtype == "float32" else 5e-4
+        )
+        ended += stored["ended"][rows].sum()
+    assert number + 1 == config.total_env_steps // wiring.VECTOR_STEP and ended > 0
+
+
+@pytest.mark.parametrize(
+    "memory", ["device", pytest.param("host", marks=pytest.mark.slow)]
+)
+def test_a_run_broken_in_training_goes_on_bit_for_bit(toy_policy, tmp_path, memory):
+    changes = PROPOSALS | {"replay.memory": memory, "replay.capacity": 30}
+    config = tiny(toy_policy, **changes)
+    train(config, tmp_path / "whole", make_env=ReachEnv)
+    with pytest.raises(PowerCutError):
+        train(config, tmp_path / "run", make_env=breaking(16 + 8 + 17))
+    train(config, tmp_path / "run", make_env=ReachEnv, resume=True)
+    assert_equal_runs(tmp_path / "run", tmp_path / "whole")
+
+
+def test_offline_transitions_get_their_own(toy_policy, tmp_path, capsys):
+    """Proposals at their next observations, of each by its number."""
+    rng = np.random.default_rng(0)
+    count = 700  # more than are decoded at once
+    np.savez(
+        tmp_path / "offline.npz",
+        states=rng.uniform(-1, 1, (count, 4)),
+        states_next=rng.uniform(-1, 1, (count, 4)),
+        actions=rng.uniform(-1, 1, (count, 4, 2)),
+        rewards=rng.uniform(-4, -3.5, count),
+        terminals=np.zeros(count, bool),
+    )
+    from dynvgd_jax.training import setup
+
+    seen = []
+
+    class Watched(setup.DeviceReplay):
+        def __init__(self, placement, capacity, example, offline):
+            seen.append(offline)
+            super().__init__(placement, capacity, example, offline)
+
+    config = tiny(
+        toy_policy,
+        **PROPOSALS | {"replay.offline_dataset": str(tmp_path / "offline.npz")},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(setup.MEMORIES, "device", Watched)
+        train(config, tmp_path / "run", make_env=ReachEnv)
+    (offline,) = seen
+    policy = load_policy(toy_policy)
+    method = build_method(config, policy)
+    for rows in (slice(0, 5), slice(510, 514), slice(count - 3, count)):
+        numbers = np.arange(count, dtype=np.uint32)[rows]
+        inputs = ActInputs(
+            offline.next_obs[rows],
+            jax.random.key(0),
+            numbers,
+            np.zeros(len(numbers), np.int32),
+        )
+        expected = method.propose(policy.params, inputs)[NAME]
+        np.testing.assert_allclose(offline.next_extras[NAME][rows], expected, atol=1e-6)
+    assert len(offline.next_extras[NAME]) == count
