@@ -51,7 +51,6 @@ ALL_STEPS = {"guidance.last_k": 0}
 CANDIDATES = {"guidance.candidates": 4}
 KEPT = CANDIDATES | {"target_backup": "max"}
 CALL = {"call1", "critics1"}
-ACTS = {"act1", "guide1", "act2", "guide2", "steered"}
 OFFLINE = {"replay.offline_dataset": "offline.npz"}
 ELSEWHERE = "not a piece of these runs, see "
 
@@ -131,7 +130,7 @@ FIELDS: dict[str, list[Moved] | str] = {
         Moved(3 * VECTOR_STEP + 1, {"act1", "guide1", "call1"}, slow=True),
     ],
     "proposals.noises": [
-        Moved(("tanh_randn", "randn"), ACTS | {"call1", "critics1"}, KEPT),
+        Moved(("tanh_randn", "randn"), CALL | {"act1", "guide1", "guide2"}, KEPT),
     ],
     "proposals.dtype": ELSEWHERE + "test_proposing.py",
     "golden_ticket.num_tickets": ELSEWHERE + "test_wiring_by_hand.py",
