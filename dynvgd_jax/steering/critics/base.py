@@ -32,6 +32,8 @@ class Critic(NamedTuple):
     target: Callable[[Any, jax.Array, jax.Array], Any]
     # (prediction, y) -> [], summed over the critics, mean over the batch
     loss: Callable[[Any, Any], jax.Array]
+    # y [B, C, ...] of C equally likely proposals -> y [B, ...] of the state
+    mix: Callable[[Any], Any]
 
     def q(self, params: PyTree, obs: jax.Array, flat: jax.Array) -> jax.Array:
         """Returns each critic's value `[N, B]`."""
