@@ -91,7 +91,8 @@ def get_config() -> ConfigDict:
     config.target_n_step = 1
 
     config.critic = ConfigDict()
-    # What each critic predicts of a return: its "mean". Published.
+    # What each critic predicts of a return: its "mean" (published), "quantile"s of its
+    # distribution, or by "hl_gauss" its mean, learned as the classification of bins.
     config.critic.kind = "mean"
     # Independent critics: Dynamic VGD 4, VGD 2. Published.
     config.critic.num = 4
@@ -107,6 +108,20 @@ def get_config() -> ConfigDict:
     # whatever the loss is: far from all returns, much of a short run is spent on
     # getting there. Published: 0.
     config.critic.initial_value = 0.0
+    # Of "quantile": numbers that each critic predicts. Our choice (QR-DQN has 200).
+    config.critic.quantiles = 32
+    # Of "quantile": errors below it, in units of Q, count as squares. Far below the
+    # spread of returns what is learned are quantiles, and nearly means far above it.
+    # QR-DQN's value.
+    config.critic.kappa = 1.0
+    # Of "hl_gauss": bins from v_min to v_max; 3 more lie beyond either end. Our choice:
+    # of a width of 4, what a chunk costs (Farebrother et al.: 101 in all).
+    config.critic.bins = 100
+    # Of "hl_gauss": the least and the greatest target, in units of Q; others count as
+    # these. An endless failure is worth -Ta * reward_offset / (1 - gamma), an episode
+    # no less than minus its control steps: the least is that of target_clip.
+    config.critic.v_min = -400.0
+    config.critic.v_max = 0.0
     # Where the critics start: the folder of a run, or of one of its checkpoints, whose
     # critics, targets, moments and counts are taken over; "" is fresh ones. Published.
     config.initial_critics = ""

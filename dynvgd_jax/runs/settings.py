@@ -18,6 +18,11 @@ VERSIONS_FILE = "versions.json"
 # Fields that runs of before lack, with what they did.
 ADDED_FIELDS = {
     "critic.kind": "mean",
+    "critic.quantiles": 32,
+    "critic.kappa": 1.0,
+    "critic.bins": 100,
+    "critic.v_min": -400.0,
+    "critic.v_max": 0.0,
     "golden_ticket.num_tickets": 64,
     "proposals.dtype": "float32",
     "proposals.noises": (),

@@ -20,7 +20,7 @@ from dynvgd_jax.steering import (
     weight,
 )
 from dynvgd_jax.steering.base import Method, Setting
-from dynvgd_jax.steering.critics import kinds, mlp, td
+from dynvgd_jax.steering.critics import kinds, td
 
 # config.method -> (setting) -> Method
 METHODS: dict[str, Callable[[Setting], Method]] = {
@@ -32,9 +32,10 @@ METHODS: dict[str, Callable[[Setting], Method]] = {
 
 # Rules of every field that decides a steered policy, of all methods.
 FIELDS: dict[str, Rule] = {"method": one_of(METHODS), **precision.FIELDS}
-_PARTS = (noise, proposals, guidance, weight, kinds, mlp, td)
-_METHOD_FILES = (sys.modules[make.__module__] for make in METHODS.values())
-for _part in (*_PARTS, *_METHOD_FILES):
+_PARTS = (noise, proposals, guidance, weight, kinds, td)
+_REGISTERED = (*kinds.CRITICS.values(), *METHODS.values())
+_FILES = (sys.modules[make.__module__] for make in _REGISTERED)
+for _part in (*_PARTS, *_FILES):
     FIELDS |= _part.FIELDS
 
 

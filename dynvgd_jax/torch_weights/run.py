@@ -30,7 +30,7 @@ from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.durable import new_file, new_folder, refuse_existing
 from dynvgd_jax.runs.settings import versions, write_config
 from dynvgd_jax.steering.critics import td
-from dynvgd_jax.steering.critics.mlp import CriticEnsemble
+from dynvgd_jax.steering.critics.mlp import CriticEnsemble, make_ensemble
 from dynvgd_jax.steering.critics.td import CriticState
 from dynvgd_jax.steering.vgd import LearnerState
 from dynvgd_jax.torch_weights import critics
@@ -79,6 +79,7 @@ def convert_critics(
             f"--critic needs the --config of a training, found {config.job}"
         )
     check_steering(config)
+    _require_means(config, "--critic")
     refuse_existing(Path(output))
     saved = read_critics(source)
     name = config.base_policy
@@ -155,8 +156,8 @@ def write_critics(folder: str | Path, output: str | Path) -> None:
     output = Path(output)
     refuse_existing(output)
     agent = load_agent(folder)
-    sizes = agent.config.critic
-    ensemble = CriticEnsemble(sizes.num, sizes.width, sizes.depth)
+    _require_means(agent.config, str(folder))
+    ensemble = make_ensemble(agent.config)
     state = agent.learner.critic
     adam = state.opt_state[0]
     trees = (state.params, state.target_params, adam.mu, adam.nu)
@@ -188,6 +189,14 @@ def write_critics(folder: str | Path, output: str | Path) -> None:
 def _tensors(ensemble: CriticEnsemble, params: Any) -> dict[str, torch.Tensor]:
     arrays = critics.from_flax(ensemble, params)
     return {key: torch.from_numpy(array.copy()) for key, array in arrays.items()}
+
+
+def _require_means(config: ConfigDict, source: str) -> None:
+    if config.critic.kind != "mean":
+        raise UserError(
+            f"{source}: found config.critic.kind = {config.critic.kind!r}, expected "
+            "'mean': PyTorch's VGD has no critics of another kind"
+        )
 
 
 def _require_fit(saved: SavedCritics, policy: Policy, name: str) -> None:

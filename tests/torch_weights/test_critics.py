@@ -15,6 +15,7 @@ import convert_torch_ckpt
 from configs import can_ddim8
 from dynvgd_jax import load_agent
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.fields import set_fields
 from dynvgd_jax.core.normalize import Normalization, save_normalization
 from dynvgd_jax.core.types import Transition
 from dynvgd_jax.diffusion.policy import BASE
@@ -23,6 +24,7 @@ from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.steering.critics import td
 from dynvgd_jax.steering.critics.kinds import make_critic
 from dynvgd_jax.steering.noise import start_noise
+from dynvgd_jax.torch_weights import run as run_lib
 from dynvgd_jax.training.loop import train
 from dynvgd_jax.training.state import ACT_KEY
 from tests.support import torch_reference as ref
@@ -334,6 +336,22 @@ def test_bad_moments_give_one_line(policy, tmp_path, capsys, change, word):
     assert run(*arguments(path, policy, tmp_path / "run")) == 2
     line = capsys.readouterr().err
     assert word in line and line.count("\n") == 1
+
+
+def test_critics_of_another_kind_have_no_counterpart(
+    converted, policy, tmp_path, monkeypatch
+):
+    folder = converted[0]
+    words = "found config.critic.kind = 'quantile', expected 'mean'"
+    config = set_fields(can_ddim8.get_config(), {"critic.kind": "quantile"})
+    config.base_policy = str(policy)
+    with pytest.raises(UserError, match=words):
+        run_lib.convert_critics(folder / "vgd.zip", tmp_path / "run", config)
+    agent = dataclasses.replace(load_agent(folder / "run"), config=config)
+    monkeypatch.setattr(run_lib, "load_agent", lambda folder: agent)
+    with pytest.raises(UserError, match=words):
+        run_lib.write_critics(folder / "run", tmp_path / "critics.zip")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_critics_of_another_policy_are_named(tmp_path, capsys, policy):

@@ -194,11 +194,12 @@ def test_a_damaged_file_of_a_run_is_named(spoil, message):
 def test_names_of_choices_are_those_of_the_code():
     from dynvgd_jax.core.precision import PRECISIONS
     from dynvgd_jax.envs.robosuite.tasks import TASKS
-    from dynvgd_jax.steering.critics.base import REDUCERS
+    from dynvgd_jax.steering.critics.base import RANDOM_PAIR, REDUCERS
     from dynvgd_jax.steering.critics.kinds import CRITICS
     from dynvgd_jax.steering.guidance import ANNEALS, POINTS
     from dynvgd_jax.steering.methods import METHODS
     from dynvgd_jax.steering.noise import START_NOISES
+    from dynvgd_jax.steering.proposals import BACKUPS, DTYPES
     from dynvgd_jax.steering.vgd import GUIDING_CRITICS
     from dynvgd_jax.training.replay_memory import MEMORIES
 
@@ -210,7 +211,9 @@ def test_names_of_choices_are_those_of_the_code():
         "guidance.time_anneal": ANNEALS,
         "precision": PRECISIONS,
         "guidance.reduce": REDUCERS,
-        "target_reduce": REDUCERS,
+        "target_reduce": (*REDUCERS, RANDOM_PAIR),
+        "target_backup": BACKUPS,
+        "proposals.dtype": DTYPES,
         "acting_noise": START_NOISES,
         "guidance.point": POINTS,
         "guidance.critics": GUIDING_CRITICS,

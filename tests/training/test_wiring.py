@@ -51,6 +51,7 @@ ALL_STEPS = {"guidance.last_k": 0}
 CANDIDATES = {"guidance.candidates": 4}
 KEPT = CANDIDATES | {"target_backup": "max"}
 CALL = {"call1", "critics1"}
+QUANTILE, HL_GAUSS = {"critic.kind": "quantile"}, {"critic.kind": "hl_gauss"}
 OFFLINE = {"replay.offline_dataset": "offline.npz"}
 ELSEWHERE = "not a piece of these runs, see "
 
@@ -98,7 +99,7 @@ FIELDS: dict[str, list[Moved] | str] = {
     "target_backup": [Moved("max", CALL, CANDIDATES), Moved("mean", CALL, CANDIDATES)],
     "target_proposals": [Moved(1, CALL, KEPT)],
     "target_n_step": [Moved(2, {"call1", "critics1"}, slow=True)],
-    "critic.kind": ELSEWHERE + "test_another_kind_of_critic_learns",
+    "critic.kind": [Moved("quantile", CRITICS), Moved("hl_gauss", CRITICS)],
     "critic.num": [Moved(3, CRITICS | {"points"})],
     "critic.width": [Moved(6, CRITICS)],
     "critic.depth": [Moved(2, CRITICS)],
@@ -106,7 +107,15 @@ FIELDS: dict[str, list[Moved] | str] = {
         Moved(0.5, {"call1", "critics1"}),
         Moved(0.5, {"call1", "critics1"}, {"replay.memory": "host"}),
     ],
-    "critic.initial_value": [Moved(-3.0, {"guide1", "call1", "critics1", "targets1"})],
+    "critic.initial_value": [
+        Moved(-3.0, {"guide1", "call1", "critics1", "targets1"}),
+        Moved(-3.0, CRITICS, HL_GAUSS, slow=True),
+    ],
+    "critic.quantiles": [Moved(3, CRITICS, QUANTILE)],
+    "critic.kappa": [Moved(3.0, {"call1", "critics1"}, QUANTILE)],
+    "critic.bins": [Moved(10, CRITICS, HL_GAUSS)],
+    "critic.v_min": [Moved(-30.0, CRITICS, HL_GAUSS | {"critic.initial_value": -3.0})],
+    "critic.v_max": [Moved(8.0, CRITICS, HL_GAUSS)],
     "initial_critics": [
         Moved("run", CRITICS, {"checkpoint.every_env_steps": 3 * VECTOR_STEP})
     ],
@@ -166,6 +175,11 @@ SEEN_ELSEWHERE = {
     "critic.num",
     "critic.width",
     "critic.depth",
+    "critic.quantiles",
+    "critic.kappa",
+    "critic.bins",
+    "critic.v_min",
+    "critic.v_max",
     "initial_critics",
     "guidance.scale",
     "guidance.last_k",

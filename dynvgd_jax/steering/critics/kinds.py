@@ -4,10 +4,16 @@ from ml_collections import ConfigDict
 
 from dynvgd_jax.core.fields import one_of
 from dynvgd_jax.steering.critics.base import Critic
+from dynvgd_jax.steering.critics.hl_gauss import make_hl_gauss_critic
 from dynvgd_jax.steering.critics.mlp import make_mean_critic
+from dynvgd_jax.steering.critics.quantile import make_quantile_critic
 
 # (config, Do, Ta * Da) -> Critic
-CRITICS = {"mean": make_mean_critic}
+CRITICS = {
+    "mean": make_mean_critic,
+    "quantile": make_quantile_critic,
+    "hl_gauss": make_hl_gauss_critic,
+}
 
 FIELDS = {"critic.kind": one_of(CRITICS)}
 

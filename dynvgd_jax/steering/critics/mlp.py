@@ -1,10 +1,11 @@
-"""Critics that predict a mean: N independent Q networks, one vmapped Flax module."""
+"""N independent Q networks as one vmapped Flax module; critics that predict a mean."""
 
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from dynvgd_jax.core.fields import number, one_of
@@ -28,14 +29,15 @@ FIELDS = {
 
 
 class QNetwork(nn.Module):
-    """One Q network: `depth` times Linear, LayerNorm, Tanh, then Linear(1)."""
+    """One Q network: `depth` times Linear, LayerNorm, Tanh, then Linear."""
 
     width: int
     depth: int
+    outputs: int | None = None  # numbers a row; None is one, without an axis for it
 
     @nn.compact
     def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
-        """Returns Q `[B]` of `obs [B, Do]` and flattened chunks `action [B, Ta*Da]`."""
+        """Returns `[B]` or `[B, outputs]` of `obs [B, Do]` and `action [B, Ta*Da]`."""
         hidden = jnp.concatenate([obs, action], axis=-1)
         product = few_rows_product if len(hidden) <= FEW_ROWS else matmul
         for i in range(self.depth):
@@ -45,7 +47,8 @@ class QNetwork(nn.Module):
                 epsilon=LAYER_NORM_EPS, use_fast_variance=False, name=f"norm_{i}"
             )
             hidden = nn.tanh(norm(hidden))
-        return Dense(1, name="out")(hidden)[..., 0]
+        out = Dense(self.outputs or 1, name="out")(hidden)
+        return out[..., 0] if self.outputs is None else out
 
 
 class CriticEnsemble(nn.Module):
@@ -54,10 +57,11 @@ class CriticEnsemble(nn.Module):
     num: int = 4
     width: int = 2048
     depth: int = 3
+    outputs: int | None = None  # of QNetwork
 
     @nn.compact
     def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
-        """Returns Q `[num, B]`."""
+        """Returns Q `[num, B]`, or `[num, B, outputs]`."""
         stacked = nn.vmap(
             QNetwork,
             variable_axes={"params": 0},
@@ -69,7 +73,14 @@ class CriticEnsemble(nn.Module):
         # A copy of the inputs for each critic: for shared ones XLA lays the critics
         # side by side in one product and transposes its result, or the gradient.
         obs, action = (jnp.broadcast_to(x, (self.num, *x.shape)) for x in (obs, action))
-        return stacked(self.width, self.depth, name="critics")(obs, action)
+        critics = stacked(self.width, self.depth, self.outputs, name="critics")
+        return critics(obs, action)
+
+
+def make_ensemble(config: ConfigDict, outputs: int | None = None) -> CriticEnsemble:
+    """Returns the module of `config.critic`'s sizes, `outputs` numbers a critic."""
+    sizes = config.critic
+    return CriticEnsemble(sizes.num, sizes.width, sizes.depth, outputs)
 
 
 def init_ensemble(
@@ -77,7 +88,7 @@ def init_ensemble(
     key: jax.Array,
     obs_dim: int,
     flat_action_dim: int,
-    initial_value: float = 0.0,
+    initial_value: float | np.ndarray = 0.0,
 ) -> PyTree:
     """Returns fresh parameters of `ensemble`, every critic drawn by itself.
 
@@ -86,12 +97,15 @@ def init_ensemble(
       key: of the draws.
       obs_dim: Do.
       flat_action_dim: Ta*Da.
-      initial_value: added to the last layer's drawn bias, in units of Q.
+      initial_value: added to the last layer's drawn bias, in units of the outputs; a
+        number, or `[outputs]`.
     """
     obs, action = jnp.zeros((1, obs_dim)), jnp.zeros((1, flat_action_dim))
     shapes = jax.eval_shape(ensemble.init, key, obs, action)
     critics = draw_params(shapes["params"]["critics"], key)
-    critics["out"] = critics["out"] | {"bias": critics["out"]["bias"] + initial_value}
+    bias = critics["out"]["bias"]
+    bias = bias + np.broadcast_to(np.float32(initial_value), bias.shape)
+    critics["out"] = critics["out"] | {"bias": bias}
     return {"params": {"critics": critics}}
 
 
@@ -114,9 +128,12 @@ def td_target(
       options: static choices.
     """
     y = reward + discount * REDUCERS[options.reduce](next_q)
-    if options.clip > 0:
-        y = jnp.clip(y, -options.clip, options.clip)
-    return y
+    return clip_target(y, options.clip)
+
+
+def clip_target(y: jax.Array, clip: float) -> jax.Array:
+    """Returns `y` clipped to `[-clip, clip]`; as it is for `clip` 0."""
+    return jnp.clip(y, -clip, clip) if clip > 0 else y
 
 
 def critic_loss(q: jax.Array, y: jax.Array) -> jax.Array:
@@ -148,15 +165,19 @@ def mean_critic(
 
 def make_mean_critic(config: ConfigDict, obs_dim: int, flat_action_dim: int) -> Critic:
     """Returns the critics that `config` asks for."""
-    sizes = config.critic
-    reduce = "min" if config.target_reduce == RANDOM_PAIR else config.target_reduce
     return mean_critic(
-        CriticEnsemble(sizes.num, sizes.width, sizes.depth),
+        make_ensemble(config),
         obs_dim,
         flat_action_dim,
-        MeanTarget(reduce, config.target_clip),
-        sizes.initial_value,
+        mean_target(config),
+        config.critic.initial_value,
     )
+
+
+def mean_target(config: ConfigDict) -> MeanTarget:
+    """Returns what `config` says of the TD target."""
+    reduce = config.target_reduce
+    return MeanTarget("min" if reduce == RANDOM_PAIR else reduce, config.target_clip)
 
 
 @jax.custom_vjp

@@ -171,6 +171,8 @@ def test_the_seam_is_these_functions(critics):
     )
     np.testing.assert_array_equal(y, 7.0)
     np.testing.assert_array_equal(critic.loss(q, y), critic_loss(q, y))
+    # two proposals for one state
+    np.testing.assert_array_equal(critic.mix(jnp.array([[-3.0, 5.0]])), [1.0])
 
 
 def test_sizes_and_target_come_from_their_fields():
