@@ -105,6 +105,11 @@ def test_checkpoints_and_agents(run):
         ({"guidance.scal": 1.0}, "nearest is config.guidance.scale"),
         ({"critic.width": 32}, "does not fit"),
         ({"guidance.last_k": 3}, "last_k"),
+        ({"task": "square"}, "for task 'can', expected one for 'square'"),
+        (
+            {"method": "golden_ticket"},
+            "a run of method 'dynvgd', whose state says nothing to method 'golden_t",
+        ),
     ],
 )
 def test_bad_overrides_are_named(run, overrides, message):
@@ -115,8 +120,15 @@ def test_bad_overrides_are_named(run, overrides, message):
 def test_missing_run_and_checkpoint(run, tmp_path):
     with pytest.raises(UserError, match="no run folder"):
         load_agent(tmp_path)
+    with pytest.raises(UserError, match="there is no such folder"):
+        load_agent(tmp_path / "none")
     with pytest.raises(UserError, match="no checkpoint 7"):
         load_agent(run / "checkpoints" / "7")
+
+
+def test_home_folders_are_expanded(run, monkeypatch):
+    monkeypatch.setenv("HOME", str(run.parent))
+    assert load_agent("~/run").env_steps == 24 * VECTOR_STEP
 
 
 def test_an_existing_run_is_not_touched(run):
@@ -141,3 +153,6 @@ def test_method_base_only_evaluates(tmp_path):
     # it can be resumed and loaded, though nothing has learned
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["0"]
     assert load_agent(tmp_path / "run").env_steps == 0
+    for method in ("vgd", "dynvgd"):
+        with pytest.raises(UserError, match=f"no critics, so that method '{method}'"):
+            load_agent(tmp_path / "run", {"method": method})
