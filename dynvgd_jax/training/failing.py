@@ -110,6 +110,8 @@ def _reason(error: BaseException) -> str:
 
 def _exit_code(error: BaseException) -> int:
     """As `core.command.run_command` answers it."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
     answered = isinstance(error, (UserError, OSError, MemoryError))
     return 2 if answered or "RESOURCE_EXHAUSTED" in str(error) else 1
 
