@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
+from dynvgd_jax.core.jax_start import run_on_devices
 from dynvgd_jax.diffusion.policy_files import load_policy
 from dynvgd_jax.envs.robosuite.vector import RobosuiteVectorEnv
 from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
@@ -110,4 +111,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_on_devices("base_policy_modes.py", main))

@@ -16,10 +16,13 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynvgd_jax.core.jax_start import run_on_devices
 from dynvgd_jax.diffusion.policy_files import load_policy
 from dynvgd_jax.envs.robosuite.vector import ENGINES, RobosuiteVectorEnv
 from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
@@ -91,4 +94,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_on_devices("evaluation.py", main))

@@ -8,8 +8,9 @@
 Evaluates the critics of finished runs (their newest checkpoints) as they were trained
 and with each variant's fields changed, all on the same episodes and start noises.
 Several runs are seeds of one setting. Prints for each variant the mean success of a
-whole chunk over the runs, its difference from the first line, both with 95 % bootstrap
-intervals over episodes, each run's own success, and means of `guide/*` scalars: w, the
+whole chunk over the runs, with the results tables' 95 % interval (one run: Wilson's,
+several: t over runs), its difference from the first line, with a 95 % bootstrap
+interval over episodes, each run's own success, and means of `guide/*` scalars: w, the
 norm of a guided step (normalised action units, over the chunk), what it gains by Q.
 """
 
@@ -28,9 +29,10 @@ from rich.table import Table
 from dynvgd_jax.agent import load_agent
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.jax_start import run_on_devices
 from dynvgd_jax.envs import base as envs_base
 from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
-from dynvgd_jax.runs.report import episodes_text, print_table
+from dynvgd_jax.runs.report import episodes_text, print_table, runs_text
 from dynvgd_jax.runs.settings import read_config
 from dynvgd_jax.steering.base import ActInputs
 
@@ -120,10 +122,11 @@ def main(arguments=None, make_env=env_for_agent):
             scalars.append(means)
         found[label] = wins
         success = np.mean(wins, axis=0)
+        text = runs_text([int(won.sum()) for won in wins], options.episodes)
         first = success if first is None else first
         table.add_row(
             label,
-            episodes_text(success),
+            text,
             "" if first is success else episodes_text(success - first),
             " ".join(f"{won.mean():.3f}" for won in wins),
             *(
@@ -133,15 +136,11 @@ def main(arguments=None, make_env=env_for_agent):
                 for n in SCALARS
             ),
         )
-        print(label, episodes_text(success), flush=True)
+        print(label, text, flush=True)
     env.close()
     print_table(table)
     return found
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"guidance.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(run_on_devices("guidance.py", main))

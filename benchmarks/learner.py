@@ -27,12 +27,15 @@ from benchmarks.learner_setup import (
 )
 
 # isort: split
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks.learner_flops import Products, call_products, flops
+from dynvgd_jax.core.jax_start import run_on_devices
 from dynvgd_jax.core.precision import PRECISIONS
 from dynvgd_jax.steering.methods import build_method
 
@@ -169,4 +172,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_on_devices("learner.py", main))

@@ -26,11 +26,14 @@ from benchmarks.learner_setup import (
 )
 
 # isort: split
+import sys
+
 import jax
 import numpy as np
 import torch
 
 from benchmarks.torch_learner import TorchLearner
+from dynvgd_jax.core.jax_start import run_on_devices
 from dynvgd_jax.diffusion.schedule import ddim_schedule
 from dynvgd_jax.torch_weights.layouts import from_flax
 
@@ -106,4 +109,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_on_devices("learner_torch.py", main))

@@ -4,12 +4,14 @@ python -m benchmarks.pretrain
 """
 
 import functools
+import sys
 import time
 
 import jax
 import numpy as np
 
 from configs import can_pretrain, square_pretrain
+from dynvgd_jax.core.jax_start import run_on_devices
 from dynvgd_jax.diffusion import cloning
 from dynvgd_jax.diffusion.network import DiffusionMLP
 from dynvgd_jax.diffusion.schedule import cosine_schedule
@@ -48,4 +50,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_on_devices("pretrain.py", main))

@@ -20,9 +20,12 @@ from benchmarks.learner_setup import (
 )
 
 # isort: split
+import sys
+
 import jax
 import numpy as np
 
+from dynvgd_jax.core.jax_start import run_on_devices
 from dynvgd_jax.replay.ring import example_transition
 from dynvgd_jax.training.placement import place
 from dynvgd_jax.training.programs import compile_programs
@@ -74,4 +77,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_on_devices("seeds.py", main))

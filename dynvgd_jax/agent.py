@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import check_fields, set_fields
 from dynvgd_jax.core.types import PyTree
@@ -117,19 +118,44 @@ def load_agent(folder: str | Path, overrides: dict[str, Any] | None = None) -> A
 
     Raises:
       UserError: there is no such run or checkpoint, it is damaged, or an override is
-        unknown or does not fit the saved critics.
+        unknown or does not fit the saved critics or the policy.
     """
     folder, step = _find_checkpoint(folder)
-    config = ConfigDict(read_config(folder).to_dict())
+    saved = read_config(folder)
+    config = ConfigDict(saved.to_dict())
     with config.unlocked():
         config.base_policy = str(folder / POLICY)
     config.lock()
     set_fields(config, overrides or {})
     check_steering(config)
     policy = load_policy(config.base_policy)
+    if {"task", "base_policy"} & {*(overrides or {})}:
+        policy.require_task(config.task)
+    if config.method != saved.method:
+        _refuse_method(folder, saved, config.method, policy)
     method = build_method(config, policy)
     tree = _restore(folder, step, method)
     return Agent(config, policy, method, tree["learner"], tree["env_steps"])
+
+
+def _refuse_method(folder: Path, saved: ConfigDict, name: str, policy: Policy) -> None:
+    """Raises UserError where a run's method left nothing by which another can steer."""
+    other = ConfigDict(saved.to_dict())
+    other.method, other.first_rollout_env_steps = name, 0  # of training, no state
+    trained, wanted = (build_method(c, policy) for c in (saved, other))
+    structures = {jax.tree.structure(state_shapes(m)) for m in (trained, wanted)}
+    if len(structures) > 1:
+        raise UserError(
+            f"{folder} is a run of method {saved.method!r}, whose state says nothing "
+            f"to method {name!r}; load it without that override, or load a run of "
+            f"{name!r}"
+        )
+    if wanted.trains and not trained.trains and not saved.initial_critics:
+        raise UserError(
+            f"{folder} is a run of method {saved.method!r}, which trains no critics, "
+            f"so that method {name!r} would steer by untrained ones; load a run of "
+            f"{name!r}"
+        )
 
 
 def check_steering(config: ConfigDict) -> None:
@@ -152,7 +178,7 @@ def load_learner(folder: str | Path, method: Method) -> PyTree:
 
 def _find_checkpoint(folder: str | Path) -> tuple[Path, int]:
     """A run's folder and the number of the checkpoint that `folder` means."""
-    folder = Path(folder)
+    folder = expand(folder)
     if folder.parent.name == CHECKPOINTS and folder.name.isdecimal():
         return folder.parent.parent, int(folder.name)
     step = CheckpointStore(folder / CHECKPOINTS).latest()

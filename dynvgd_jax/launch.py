@@ -24,15 +24,16 @@ a training run save a checkpoint and end with exit code 0; a second SIGTERM or S
 ends it at once. Mistakes are answered with one line on stderr and exit code 2.
 """
 
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# Read by XLA and MuJoCo when they are imported: no chatter, no OpenGL context.
+# Read by XLA when it is imported: no chatter.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("MUJOCO_GL", "disabled")
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -167,13 +168,12 @@ def run_job(command: Command) -> None:
     if config.job == "train":
         with StopSignals() as stop:
             import_jax()
-            if command.cluster is not None:
-                _join(command)
-            open_devices()
-            from dynvgd_jax.training.loop import train
+            with _joined(command):
+                open_devices()
+                from dynvgd_jax.training.loop import train
 
-            options = {"resume": True} if command.resume else {}
-            train(config, workdir, stop=stop, **options)
+                options = {"resume": True} if command.resume else {}
+                train(config, workdir, stop=stop, **options)
         return
     if config.job == "pretrain":
         open_devices()
@@ -183,13 +183,20 @@ def run_job(command: Command) -> None:
     job(config, workdir)
 
 
-def _join(command: Command) -> None:
-    """Joins the run's other processes; the first one looks after the folder."""
+@contextlib.contextmanager
+def _joined(command: Command) -> Iterator[None]:
+    """Joins the run's other processes, if any; the first looks after the folder."""
+    if command.cluster is None:
+        yield
+        return
     from dynvgd_jax.training import processes
+    from dynvgd_jax.training.failing import failing_together
 
     processes.start(*command.cluster)
-    if not command.resume:
-        processes.by_first(lambda: check_workdir(command.workdir))
+    with failing_together():
+        if not command.resume:
+            processes.by_first(lambda: check_workdir(command.workdir))
+        yield
 
 
 if __name__ == "__main__":

@@ -208,7 +208,11 @@ def test_every_configuration_file_reaches_its_job(outside, jobs, name, with_pres
             ["did you mean --config=configs/square_ddim8.py"],
         ),
         (["--config=lift_ddim8"], ["did you mean --config=configs/lift_ddim8.py"]),
-        (["--config=configs"], ["no configuration file 'configs'"]),
+        (
+            ["--config=configs"],
+            ["--config: 'configs' is a folder", "such as configs/", "can_ddim8.py"],
+        ),
+        (["--config=/proc"], ["--config: '/proc' is a folder", "holds no Python file"]),
         ([SQUARE + ":quik"], ["unknown preset 'quik'", "quick"]),
         ([SQUARE, "--config.critic.widht=3"], ["widht", "config.critic.width"]),
         ([SQUARE, "--config.width=3"], ["nearest is config.critic.width"]),

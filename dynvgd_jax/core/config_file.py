@@ -30,6 +30,9 @@ def find_config(text: str) -> Path:
     for place in places:
         if place.is_file():
             return place
+    for place in places:
+        if place.is_dir():
+            raise UserError(_is_folder(text, place))
     stems = {_stem(name): name for name in config_files()}
     near = difflib.get_close_matches(path.stem, list(stems), n=1)
     hint = f"; did you mean --config={stems[near[0]]}" if near else ""
@@ -37,6 +40,16 @@ def find_config(text: str) -> Path:
     raise UserError(
         f"no configuration file {text!r}{hint}; looked in {looked}; "
         f"{CONFIG_FOLDER.parent} holds {', '.join(config_files())}"
+    )
+
+
+def _is_folder(text: str, folder: Path) -> str:
+    files = sorted(p.name for p in folder.glob("*.py") if p.name[0] not in "._")
+    shown = ", ".join(files[:8]) + (", ..." if len(files) > 8 else "")
+    return (
+        f"--config: {text!r} is a folder, expected a configuration file such as "
+        f"{config_files()[0]}; "
+        + (f"it holds {shown}" if files else "it holds no Python file")
     )
 
 

@@ -2,8 +2,10 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from dynvgd_jax.core.command import run_command
 from dynvgd_jax.core.errors import UserError
 
 # JAX's defaults on which the program or its numbers rest. JAX reads all of these from
@@ -74,6 +76,23 @@ def open_devices() -> None:
             f"{cuda_command()}; JAX_PLATFORMS=cpu silences this",
             file=sys.stderr,
         )
+
+
+def run_on_devices(program: str, main: Callable[[], object]) -> int:
+    """Runs a small program on JAX's devices and returns its exit code.
+
+    What a user can act on is one line: see `core.command.run_command`.
+
+    Args:
+      program: its name.
+      main: what it does; its result is not looked at.
+    """
+
+    def body() -> None:
+        open_devices()
+        main()
+
+    return run_command(program, body)
 
 
 def cuda_command() -> str:

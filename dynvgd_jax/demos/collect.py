@@ -21,6 +21,8 @@ from rich.table import Table
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.demos.experts import Expert, check_operator, get_script, make_expert
 from dynvgd_jax.demos.files import DemoEpisode, write_dppo, write_robomimic
+from dynvgd_jax.demos.meaning import ROBOSUITE
+from dynvgd_jax.envs.robosuite.options import env_kwargs
 from dynvgd_jax.envs.robosuite.task import Task
 from dynvgd_jax.envs.robosuite.tasks import get_task
 
@@ -273,36 +275,9 @@ def env_args(task: Task) -> dict:
     """Robomimic's description of the environment that the demonstrations are from."""
     return {
         "env_name": task.env_name,
-        "type": 1,  # robomimic's number for robosuite
+        "type": ROBOSUITE,
         "env_version": metadata.version("robosuite"),
-        "env_kwargs": {
-            "robots": ["Panda"],
-            "controller_configs": {
-                "type": "OSC_POSE",
-                "input_max": 1,
-                "input_min": -1,
-                "output_max": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5],
-                "output_min": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
-                "kp": 150,
-                "damping": 1,
-                "impedance_mode": "fixed",
-                "kp_limits": [0, 300],
-                "damping_limits": [0, 10],
-                "position_limits": None,
-                "orientation_limits": None,
-                "uncouple_pos_ori": True,
-                "control_delta": True,
-                "interpolation": None,
-                "ramp_ratio": 0.2,
-            },
-            "control_freq": 20,
-            "reward_shaping": False,
-            "ignore_done": True,
-            "use_object_obs": True,
-            "use_camera_obs": False,
-            "has_renderer": False,
-            "has_offscreen_renderer": False,
-        },
+        "env_kwargs": env_kwargs(task),
     }
 
 

@@ -12,25 +12,24 @@ import numpy as np
 
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.observation import LAYOUTS, entry_name, observation_slices
+from dynvgd_jax.envs.robosuite.options import CONTROL_FREQ_HZ, CONTROLLER
 from dynvgd_jax.envs.robosuite.tasks import TASKS, Task, get_task
 
 log = logging.getLogger(__name__)
 
 ROBOSUITE = 1  # robomimic's number for it
-CONTROL_FREQ_HZ = 20
-_POS_M, _ROT_RAD = 0.05, 0.5
-# robosuite's OSC_POSE as the environments here have it.
-CONTROLLER = {
-    "type": "OSC_POSE",
-    "control_delta": True,
-    "impedance_mode": "fixed",
-    "input_max": 1,
-    "input_min": -1,
-    "output_max": [_POS_M] * 3 + [_ROT_RAD] * 3,
-    "output_min": [-_POS_M] * 3 + [-_ROT_RAD] * 3,
-    "kp": 150,
-    "uncouple_pos_ori": True,
-}
+# Entries of a file's controller that decide what its actions mean.
+_CHECKED = (
+    "type",
+    "control_delta",
+    "impedance_mode",
+    "input_max",
+    "input_min",
+    "output_max",
+    "output_min",
+    "kp",
+    "uncouple_pos_ori",
+)
 # Where the object lies at first, (x, y) in m: robosuite's ranges, 0.1 m wider.
 _STARTS_M = {
     "lift": ((-0.13, 0.13), (-0.13, 0.13)),
@@ -146,7 +145,8 @@ def _check_controller(path, configs: Any) -> None:
                 "expected changes of the pose; use the file of the same data set whose "
                 "actions are relative (robomimic's without 'abs')"
             )
-        for name, expected in CONTROLLER.items():
+        for name in _CHECKED:
+            expected = CONTROLLER[name]
             found = config.get(name, expected)
             if _same(found, expected):
                 continue

@@ -155,6 +155,19 @@ def mean_text(rates: Sequence[float]) -> str:
     return f"{statistics.fmean(rates):.3f} [{low:.3f}, {high:.3f}]"
 
 
+def runs_text(successes: Sequence[int], episodes: int) -> str:
+    """Returns the success of runs and its 95 % interval, as the tables have it.
+
+    Args:
+      successes: of each run; of one, the interval is Wilson's, of several that of the
+        mean over runs.
+      episodes: of each run.
+    """
+    if len(successes) == 1:
+        return success_text(successes[0], episodes)
+    return mean_text([count / episodes for count in successes])
+
+
 def episodes_text(values: np.ndarray) -> str:
     """Returns the mean of `values [episodes]` and its 95 % bootstrap interval.
 

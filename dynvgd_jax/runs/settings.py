@@ -57,7 +57,7 @@ def read_config(workdir: str | Path) -> ConfigDict:
     """
     path = Path(workdir) / CONFIG_FILE
     if not path.is_file():
-        raise UserError(f"{workdir} is no run folder: it holds no {CONFIG_FILE}")
+        raise UserError(_no_run(Path(workdir)))
     try:
         config = ConfigDict(_lists_to_tuples(load_json(path)))
         if config.get("job") == "train":
@@ -65,6 +65,18 @@ def read_config(workdir: str | Path) -> ConfigDict:
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     return config.lock()
+
+
+def _no_run(workdir: Path) -> str:
+    if not workdir.is_dir():
+        return f"{workdir} is no run folder: there is no such folder"
+    seeds = sorted(str(path.parent) for path in workdir.glob(f"seed*/{CONFIG_FILE}"))
+    if seeds:
+        return (
+            f"{workdir} is no run folder: it holds those of several seeds; give one of "
+            f"them: {', '.join(seeds)}"
+        )
+    return f"{workdir} is no run folder: it holds no {CONFIG_FILE}"
 
 
 def _add_fields(config: ConfigDict) -> None:

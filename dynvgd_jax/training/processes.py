@@ -123,13 +123,13 @@ def by_first(action: Callable[[], T]) -> T | None:
     """Lets process 0 alone do something; the others get None.
 
     Raises:
-      UserError: in all processes, where it was raised in process 0.
+      UserError: in all processes, where it or an OSError was raised in process 0.
     """
     found, failed = None, None
     if is_first():
         try:
             found = action()
-        except UserError as error:
+        except (UserError, OSError) as error:
             failed = error
     text = gather_objects(None if failed is None else str(failed))[0]
     if text is not None:
@@ -141,12 +141,12 @@ def by_all(action: Callable[[], T]) -> T:
     """Lets every process do something and returns its own result.
 
     Raises:
-      UserError: in all processes, where it was raised in any.
+      UserError: in all processes, where it or an OSError was raised in any.
     """
     found, failed = None, None
     try:
         found = action()
-    except UserError as error:
+    except (UserError, OSError) as error:
         failed = error
     texts = gather_objects(None if failed is None else str(failed))
     said = [text for text in texts if text is not None]

@@ -301,8 +301,12 @@ class ResumeStore:
             remove_partials(self._workdir / folder)
         self.keep([step for step in self.candidates() if step <= env_steps])
 
-    def keep(self, kept: Sequence[int]) -> None:
+    def keep(self, kept: Sequence[int], segments: Sequence[str] = ()) -> None:
         """Deletes all checkpoints but `kept`, and replay segments of no use to them.
+
+        Args:
+          kept: control steps of those that stay.
+          segments: names of replay segments that stay, whoever names them.
 
         Raises:
           OSError: something cannot be deleted, or a link stands in a folder's place.
@@ -316,7 +320,7 @@ class ResumeStore:
             used = [s["name"] for n in kept for s in self._read_notes(n)["segments"]]
         except UserError:
             return  # a damaged one tells nothing; its segments go with it, later
-        ReplayLog(self._workdir / REPLAY, 1).keep(used)
+        ReplayLog(self._workdir / REPLAY, 1).keep([*used, *segments])
 
     def _read_notes(self, env_steps: int) -> dict[str, Any]:
         path = self._notes_path(env_steps)
@@ -333,11 +337,19 @@ class ResumeStore:
         return self._arrays.folder / f"{env_steps}.json"
 
 
-def keep_common(stores: Sequence[ResumeStore]) -> None:
+def keep_common(
+    stores: Sequence[ResumeStore], segments: Sequence[Sequence[str]] = ()
+) -> None:
     """Keeps the newest checkpoints that all seeds of a run have, and no others.
 
     Call it when all have been asked to save, also where some could not: what only
     others have can never be resumed from, and its space may be what is missing.
+
+    Args:
+      stores: of the seeds.
+      segments: of each seed, names of the replay segments that its run goes on from.
+        Those of a checkpoint that failed are written already, and the next one names
+        them.
 
     Raises:
       OSError: something cannot be deleted.
@@ -346,8 +358,8 @@ def keep_common(stores: Sequence[ResumeStore]) -> None:
     kept = sorted(common, reverse=True)[:KEPT_CHECKPOINTS]
     if not kept:
         return
-    for store in stores:
-        store.keep(kept)
+    for store, names in zip(stores, segments or [()] * len(stores), strict=True):
+        store.keep(kept, names)
 
 
 def collector_tree(collector: Collector) -> dict[str, Any]:

@@ -41,7 +41,11 @@ def save(run: RunState, required: bool = False) -> None:
             except OSError as error:
                 failed = failed or error
         try:
-            keep_common([seed.store for seed in run.seeds])
+            segments = [
+                [segment["name"] for segment in seed.replay_log.segments]
+                for seed in run.seeds
+            ]
+            keep_common([seed.store for seed in run.seeds], segments)
         except OSError as error:
             failed = failed or error
     text = processes.gather_objects(None if failed is None else str(failed))[0]
@@ -70,7 +74,8 @@ def restore(run: RunState) -> None:
     """Puts back what `save` saved and deletes what was saved later."""
     job = run.job
     template = state_shapes(job.method)
-    run.learner = job.programs.put([restore_seed(s, template) for s in run.seeds])
+    learners = processes.by_all(lambda: [restore_seed(s, template) for s in run.seeds])
+    run.learner = job.programs.put(learners)
     run.env_steps = job.saved.env_steps
     if run.replay is not None:
         _refill_replay(run)
@@ -82,9 +87,12 @@ def restore(run: RunState) -> None:
 
 def forget_after(run: RunState, env_steps: int) -> None:
     """Deletes what was saved later: the run goes on from `env_steps`."""
-    for seed in run.seeds:
-        if seed.log is not None:
+
+    def forget() -> None:
+        for seed in run.seeds:
             seed.store.forget_after(env_steps)
+
+    processes.by_first(forget)
 
 
 def _gather(run: RunState, place_of_seed: int) -> tuple[PyTree, PyTree]:
@@ -160,11 +168,10 @@ def _refill_replay(run: RunState) -> None:
         return
     replay, config = run.replay, run.job.config
     shape = (replay.num_shards, replay.shard_capacity)
-    rings = [
-        jax.tree.map(
-            lambda leaf: leaf[replay.own_shards],
-            seed.replay_log.read(shape, run.job.example, config.num_envs),
-        )
-        for seed in run.seeds
-    ]
+
+    def read(seed: SeedState) -> Transition:
+        rings = seed.replay_log.read(shape, run.job.example, config.num_envs)
+        return jax.tree.map(lambda leaf: leaf[replay.own_shards], rings)
+
+    rings = processes.by_all(lambda: [read(seed) for seed in run.seeds])
     replay.refill(rings, stored // replay.num_shards)

@@ -10,6 +10,7 @@ import pytest
 from benchmarks import guidance
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.runs.metrics import EPISODES_FILE
+from dynvgd_jax.runs.report import mean_text, success_text
 from tests.support.reach import ReachEnv
 
 
@@ -35,7 +36,14 @@ def test_as_trained_repeats_the_last_evaluation(finished_run, toy_config, capsys
     assert list(found) == ["as trained", label]
     for wins in found["as trained"]:
         np.testing.assert_array_equal(wins, expected)
-    assert "candidate_gain" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "candidate_gain" in output
+    # two runs: the interval is that of the results of several seeds
+    wins = [sum(won) / episodes for won in found["as trained"]]
+    assert f"as trained {mean_text(wins)}\n" in output
+    compare(finished_run, *sizes)
+    one = success_text(sum(expected), episodes)
+    assert f"as trained {one}\n" in capsys.readouterr().out
 
 
 def test_the_base_policy_does_not_choose(finished_run, toy_config):

@@ -51,6 +51,32 @@ def test_one_line_before_anything_is_written(tmp_path, variable, words):
     assert not workdir.exists()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "guidance",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("base_policy_modes", "evaluation", "learner", "pretrain")
+            + ("learner_torch", "seeds")
+        ),
+    ],
+)
+def test_benchmarks_name_missing_devices_in_one_line(name):
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cuda"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    start = f"{name}.py: JAX_PLATFORMS=cuda: JAX finds no such device"
+    assert done.stderr.startswith(start)
+
+
 def test_a_gpu_that_is_not_used_is_named(tmp_path, monkeypatch, capsys):
     driver = tmp_path / "version"
     monkeypatch.setattr(jax_start, "_NVIDIA_DRIVER", driver)

@@ -1,5 +1,7 @@
 """Collection: mixture, seeds, independence of num_envs, labels, files of a run."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.demos.collect import collect, masks, plan_episodes, run
 from dynvgd_jax.demos.experts import get_script
 from dynvgd_jax.demos.files import DemoEpisode, read_dppo, read_robomimic
+from dynvgd_jax.envs.robosuite.options import env_kwargs
+from dynvgd_jax.envs.robosuite.tasks import get_task
 
 pytestmark = pytest.mark.usefixtures("simulators")
 
@@ -121,6 +125,8 @@ def test_run_writes_every_file(tmp_path, capsys):
     np.testing.assert_array_equal(read_dppo(folder / "train.npz").traj_lengths, lengths)
     assert (folder / "normalization.npz").is_file()
     with h5py.File(folder / "demos.hdf5") as file:
-        assert "Lift" in file["data"].attrs["env_args"]
+        words = json.loads(file["data"].attrs["env_args"])
+        assert words["env_name"] == "Lift"
+        assert words["env_kwargs"] == env_kwargs(get_task("lift"))  # as it was built
         assert len(file["mask/operator_swift"]) == 2
     assert "swift" in capsys.readouterr().out

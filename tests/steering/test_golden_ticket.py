@@ -193,6 +193,9 @@ def test_a_run_finds_the_ticket_that_succeeds(golden_env, toy_policy, tmp_path):
         agent.act(obs, noise)
     with pytest.raises(UserError, match="'golden_ticket' has no critics"):
         agent.act(obs, td_error=1.0)
+    words = "a run of method 'golden_ticket', whose state says nothing to method 'vgd'"
+    with pytest.raises(UserError, match=words):
+        load_agent(tmp_path / "run", {"method": "vgd"})
     points = scalars(tmp_path / "run")
     assert points["guide/ticket"][-1][1] == best
     for name in ("num_updates", "updates_per_control_step"):

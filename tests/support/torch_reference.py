@@ -5,6 +5,7 @@ references below expect float64 ones.
 """
 
 import collections
+import contextlib
 import io
 import itertools
 from typing import NamedTuple
@@ -175,6 +176,32 @@ def decode(net, x, obs, table):
     for step in table:
         x = ddim_mean(net, x, obs, *step)
     return x
+
+
+@contextlib.contextmanager
+def float32_sums(seed=0):
+    """Errs in every linear layer as sums in float32 do, in the worst of their orders.
+
+    A running sum rounds each partial sum by u = 2^-24 of it at most, u / sqrt(3) in the
+    mean square. Of n products p of any signs the first k add up to sqrt(k / n) |p|, so
+    that the whole is off by u sqrt(n / 6) |p|. In blocks and threads, whatever their
+    number, fewer roundings meet each product.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def err(module, inputs, output):
+        if not isinstance(module, nn.Linear):
+            return None
+        squares = [v.detach() ** 2 for v in (inputs[0], module.weight, module.bias)]
+        size = nn.functional.linear(*squares).sqrt()
+        noise = torch.randn(size.shape, generator=generator, dtype=size.dtype)
+        return output + 2.0**-24 * (module.in_features / 6) ** 0.5 * size * noise
+
+    hook = nn.modules.module.register_module_forward_hook(err)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def anneal(kind, k, steps):

@@ -18,33 +18,12 @@ from dynvgd_jax.runs.lock import LOCK_FILE, FolderLock
 from dynvgd_jax.training import saving, setup
 from dynvgd_jax.training.loop import train
 from dynvgd_jax.training.resume import find_saved
+from tests.support.disk import InjectedDisk
 from tests.support.reach import PowerCutError, ReachEnv, acting_at, breaking
 from tests.support.same_run import assert_equal_runs, scalars
 from tests.support.tiny_run import MANY_CHECKPOINTS, VECTOR_STEP, tiny
 
 BASE_CHUNKS = 16  # environment steps of the two evaluations before training
-
-
-class InjectedDisk:
-    """Every write to the disk fails while the disk is full or read-only."""
-
-    def __init__(self, monkeypatch, number):
-        self.number, self.full = number, False
-        for name in ("fsync", "pwrite"):
-            original = getattr(os, name)
-
-            def call(*arguments, original=original):
-                if self.full:
-                    raise OSError(self.number, os.strerror(self.number))
-                return original(*arguments)
-
-            monkeypatch.setattr(os, name, call)
-
-    def fill(self):
-        self.full = True
-
-    def free(self):
-        self.full = False
 
 
 class SmallDisk:
@@ -76,7 +55,10 @@ class SmallDisk:
 def disk(request, tmp_path, monkeypatch):
     """(folder on a disk, that disk): injected errors, and a real full file system."""
     if request.param != "tmpfs":
-        yield tmp_path, InjectedDisk(monkeypatch, getattr(errno, request.param))
+        yield (
+            tmp_path,
+            InjectedDisk(getattr(errno, request.param), patch=monkeypatch.setattr),
+        )
         return
     place = tmp_path / "small"
     place.mkdir()
@@ -103,6 +85,21 @@ def test_a_run_survives_a_disk_that_is_full_for_a_while(
     if isinstance(small, InjectedDisk):  # a real one's last pages may take the curves
         assert "waits in memory" in caplog.text and "is complete again" in caplog.text
     assert_equal_runs(folder / "run", finished_run)
+
+
+@pytest.mark.parametrize(
+    "part", ["/run/resume", pytest.param("/run/checkpoints", marks=pytest.mark.slow)]
+)
+def test_a_checkpoint_that_fails_half_way_takes_nothing_from_the_next(
+    toy_config, finished_run, tmp_path, monkeypatch, part
+):
+    """Its replay segment is on the disk already when the rest fails."""
+    disk = InjectedDisk(errno.EIO, part, monkeypatch.setattr)
+    actions = {BASE_CHUNKS + 7: disk.fill, BASE_CHUNKS + 8 + 14: disk.free}
+    train(toy_config, tmp_path / "run", make_env=acting_at(actions))
+    assert_equal_runs(tmp_path / "run", finished_run)
+    last = toy_config.total_env_steps
+    assert find_saved([tmp_path / "run"], [toy_config])[0].env_steps == last
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
-"""Several processes of one run over loopback: as a cluster would start them."""
+"""Several processes of one run share its work, and end together."""
 
 import csv
+import errno
 import shutil
 import signal
-import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ import pytest
 from dynvgd_jax import launch
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.training import processes
+from dynvgd_jax.training.resume import find_saved
 from tests.support import command
+from tests.support.cluster import finish, run, start
 from tests.support.same_run import arrays, notes_of
-from tests.support.tiny_run import VECTOR_STEP, random_policy, tiny
+from tests.support.tiny_run import VECTOR_STEP, random_policy
 
 
 def test_one_process_needs_no_other():
@@ -33,6 +37,91 @@ def test_one_process_needs_no_other():
         processes.by_first(fails)
 
 
+@pytest.fixture
+def two(monkeypatch):
+    """Runs a function of the process's number in two threads, as two processes.
+
+    Returns what each returned, or the error that it raised.
+    """
+    own, sent, meet = threading.local(), [None, None], threading.Barrier(2, timeout=60)
+
+    def all_gather(array):
+        sent[own.index] = np.asarray(array)
+        meet.wait()
+        found = np.stack(sent)
+        meet.wait()
+        return found
+
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "index", lambda: own.index)
+    monkeypatch.setattr(processes, "_all_gather", all_gather)
+
+    def play(function):
+        def one(index):
+            own.index = index
+            try:
+                return function(index)
+            except (UserError, OSError) as error:
+                return error
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(one, range(2)))
+
+    return play
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize("error", [UserError("x"), OSError(errno.EIO, "x")])
+def test_what_one_process_cannot_do_none_goes_on_from(two, failing, error):
+    def act(index):
+        if index == failing:
+            raise error
+        return index
+
+    found = two(lambda index: processes.by_all(lambda: act(index)))
+    assert [type(e) for e in found] == [UserError] * 2
+    assert {str(e) for e in found} == {str(error)}
+    assert two(lambda index: processes.by_all(lambda: index)) == [0, 1]
+    first = two(lambda index: processes.by_first(lambda: act(index)))
+    if failing == 0:
+        assert {str(e) for e in first} == {str(error)}
+    else:
+        assert first == [0, None]
+
+
+def test_all_processes_find_the_checkpoint_that_they_resume_from(
+    two, toy_config, finished_run, tmp_path, caplog
+):
+    """As `setup.open_run` looks for it; process 1 sees other files, or other flags."""
+    broken = shutil.copytree(finished_run, tmp_path / "run")
+    damaged = max((broken / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    (damaged / "manifest.json").write_text("{}")
+    other = toy_config.copy_and_resolve_references()
+    other.gamma = 0.5
+    last = toy_config.total_env_steps
+
+    def look(folders, configs):
+        def one(index):
+            find = lambda: find_saved([folders[index]], [configs[index]])  # noqa: E731
+            saved = processes.by_all(find)
+            steps = [s and s.env_steps for s in saved]
+            processes.require_equal("checkpoint", steps)
+            return steps
+
+        return two(one)
+
+    same = [toy_config] * 2
+    assert look([finished_run] * 2, same) == [[last]] * 2
+    for answer in look([finished_run] * 2, [toy_config, other]):
+        assert "cannot go on with config.gamma: 0.999 -> 0.5" in str(answer)
+    for answer in look([finished_run, tmp_path], same):  # no shared file system
+        assert "process 1 found checkpoint [None], process 0" in str(answer)
+    for answer in look([finished_run, broken], same):
+        assert "process 1 found checkpoint [" in str(answer)
+        assert f"process 0 [{last}]; all need" in str(answer)
+    assert f"checkpoint {last} cannot be used" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -48,47 +137,9 @@ def test_incomplete_flags_are_named(arguments, message):
         launch.parse(["launch.py", command.BASE, *arguments])
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     return random_policy(tmp_path_factory.mktemp("policy") / "policy")
-
-
-def start(count, policy, folder, *arguments, vector_steps=24, **changes):
-    """Starts the processes of one run."""
-    config = tiny(policy, total_env_steps=vector_steps * VECTOR_STEP, **changes)
-    flags = [command.BASE, *command.flags(config), f"--workdir={folder}", *arguments]
-    several = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={count}"]
-    return [
-        command.start(
-            [*flags, *([*several, f"--process_id={i}"] if count > 1 else [])],
-            XLA_FLAGS="--xla_force_host_platform_device_count=1",
-        )
-        for i in range(count)
-    ]
-
-
-def finish(started):
-    """Returns each process's exit code and stderr."""
-    try:
-        outputs = [process.communicate(timeout=300) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [
-        (process.returncode, errors)
-        for process, (_, errors) in zip(started, outputs, strict=True)
-    ]
-
-
-def run(*arguments, **changes):
-    for code, errors in finish(start(*arguments, **changes)):
-        assert code == 0, errors
 
 
 @pytest.fixture(scope="module")

@@ -59,6 +59,8 @@ def test_every_seed_leaves_what_its_own_run_leaves(run, config, tmp_path):
 
 def test_a_seed_can_be_loaded_and_goes_on_alone(run, config, tmp_path):
     assert load_agent(run / "seed3").env_steps == config.total_env_steps
+    with pytest.raises(UserError, match=r"give one of them: .*run/seed3, .*run/seed4"):
+        load_agent(run)
     shutil.copytree(run / "seed3", tmp_path / "alone")
     more = read_config(tmp_path / "alone").copy_and_resolve_references()
     more.total_env_steps += 2 * VECTOR_STEP

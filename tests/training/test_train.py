@@ -1,5 +1,7 @@
 """A tiny run from end to end: what it leaves behind, and what it refuses."""
 
+import contextlib
+import io
 import json
 
 import numpy as np
@@ -12,6 +14,7 @@ from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.diffusion import policy_files as policies
 from dynvgd_jax.training.loop import train
 from tests.support.reach import ReachEnv
+from tests.support.same_run import scalars
 from tests.support.tiny_run import VECTOR_STEP, random_policy, tiny
 
 PUBLISHED_NAMES = """
@@ -28,7 +31,9 @@ guide/q_post guide/delta_q eval/success_rate eval/reward eval/timesteps
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     policy = random_policy(folder / "policy")
-    train(tiny(policy), folder / "run", make_env=ReachEnv)
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        train(tiny(policy), folder / "run", make_env=ReachEnv)
+    (folder / "told").write_text(told.getvalue())
     return folder / "run"
 
 
@@ -76,6 +81,16 @@ def test_eval_csv_by_row(run):
     assert all(f[6] == "32" for f in fields)
 
 
+def test_every_evaluation_is_told_as_it_ends(run):
+    """On stderr, which is no terminal here: a killed job has shown its results."""
+    lines = (run.parent / "told").read_text().splitlines()
+    told = [i for i, line in enumerate(lines) if line.startswith("evaluated at ")]
+    steps = [lines[i].split()[2] for i in told]
+    assert steps == ["0", "0", f"{12 * VECTOR_STEP}", f"{24 * VECTOR_STEP}"]
+    assert all("success" in lines[i] and "3 episodes" in lines[i] for i in told)
+    assert told[-1] > told[2] and told[2] < len(lines) - 2  # not all at the end
+
+
 def test_checkpoints_and_agents(run):
     names = sorted(int(path.name) for path in (run / "checkpoints").iterdir())
     assert names == [12 * VECTOR_STEP, 24 * VECTOR_STEP]
@@ -105,6 +120,11 @@ def test_checkpoints_and_agents(run):
         ({"guidance.scal": 1.0}, "nearest is config.guidance.scale"),
         ({"critic.width": 32}, "does not fit"),
         ({"guidance.last_k": 3}, "last_k"),
+        ({"task": "square"}, "for task 'can', expected one for 'square'"),
+        (
+            {"method": "golden_ticket"},
+            "a run of method 'dynvgd', whose state says nothing to method 'golden_t",
+        ),
     ],
 )
 def test_bad_overrides_are_named(run, overrides, message):
@@ -115,8 +135,15 @@ def test_bad_overrides_are_named(run, overrides, message):
 def test_missing_run_and_checkpoint(run, tmp_path):
     with pytest.raises(UserError, match="no run folder"):
         load_agent(tmp_path)
+    with pytest.raises(UserError, match="there is no such folder"):
+        load_agent(tmp_path / "none")
     with pytest.raises(UserError, match="no checkpoint 7"):
         load_agent(run / "checkpoints" / "7")
+
+
+def test_home_folders_are_expanded(run, monkeypatch):
+    monkeypatch.setenv("HOME", str(run.parent))
+    assert load_agent("~/run").env_steps == 24 * VECTOR_STEP
 
 
 def test_an_existing_run_is_not_touched(run):
@@ -138,6 +165,13 @@ def test_method_base_only_evaluates(tmp_path):
     config = tiny(policy, method="base")
     (summaries,) = train(config, tmp_path / "run", make_env=ReachEnv).values()
     assert [s.policy for s in summaries] == ["base/tanh_randn", "base/randn"]
+    # each start noise has its own name, and none that of a steered policy
+    names = {name.rpartition("/")[0] for name in scalars(tmp_path / "run")}
+    assert {"eval_base/tanh_randn", "eval_base/randn"} <= names
+    assert "eval" not in names
     # it can be resumed and loaded, though nothing has learned
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["0"]
     assert load_agent(tmp_path / "run").env_steps == 0
+    for method in ("vgd", "dynvgd"):
+        with pytest.raises(UserError, match=f"no critics, so that method '{method}'"):
+            load_agent(tmp_path / "run", {"method": method})

@@ -1,6 +1,5 @@
 """Builds robosuite environments, starts their episodes and reads them."""
 
-import copy
 import sys
 from typing import Any
 
@@ -8,29 +7,10 @@ import numpy as np
 
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.envs.robosuite.headless import robosuite
+from dynvgd_jax.envs.robosuite.options import env_kwargs
 from dynvgd_jax.envs.robosuite.task import Task
 
 _MODEL_SEED = 0  # sizes that robosuite draws while it builds a scene (Lift's cube)
-# robosuite 1.4.1's OSC_POSE, written out: an edited file of the installation, which is
-# where one changes it there, decides nothing.
-_CONTROLLER = {
-    "type": "OSC_POSE",
-    "input_max": 1,
-    "input_min": -1,
-    "output_max": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5],
-    "output_min": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
-    "kp": 150,
-    "damping_ratio": 1,
-    "impedance_mode": "fixed",
-    "kp_limits": [0, 300],
-    "damping_ratio_limits": [0, 10],
-    "position_limits": None,
-    "orientation_limits": None,
-    "uncouple_pos_ori": True,
-    "control_delta": True,
-    "interpolation": None,
-    "ramp_ratio": 0.2,
-}
 # Of robosuite's macros those that change what an environment does: the physics' step in
 # s, and whether robosuite's arithmetic is compiled, as ours is.
 _MACROS = {"SIMULATION_TIMESTEP": 0.002, "ENABLE_NUMBA": True}
@@ -62,23 +42,10 @@ def build_env(task: Task) -> Any:
       UserError: robosuite's macros would change the physics.
     """
     check_macros()
-    options = {"env_configuration": "single-arm-opposed"} if task.num_arms == 2 else {}
     random_state = np.random.get_state()
     np.random.seed(_MODEL_SEED)
     try:
-        return robosuite.make(
-            task.env_name,
-            robots=["Panda"] * task.num_arms,
-            controller_configs=copy.deepcopy(_CONTROLLER),
-            control_freq=20,
-            ignore_done=True,
-            reward_shaping=False,
-            has_renderer=False,
-            has_offscreen_renderer=False,
-            use_camera_obs=False,
-            hard_reset=False,
-            **options,
-        )
+        return robosuite.make(task.env_name, hard_reset=False, **env_kwargs(task))
     finally:
         np.random.set_state(random_state)
 

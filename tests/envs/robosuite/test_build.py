@@ -4,6 +4,7 @@ import pytest
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.envs.robosuite import ENGINES, build, tasks, vector
 from dynvgd_jax.envs.robosuite.headless import robosuite
+from dynvgd_jax.envs.robosuite.options import CONTROLLER
 
 
 def test_reset_leaves_the_global_generator_alone_and_follows_the_seed(simulators):
@@ -35,12 +36,12 @@ def test_macros_that_change_the_physics_are_refused(monkeypatch, engine, macro, 
 
 def test_the_controller_is_robosuites_default():
     default = robosuite.load_controller_config(default_controller="OSC_POSE")
-    assert default == build._CONTROLLER
+    assert default == CONTROLLER
 
 
 def test_an_edited_controller_file_changes_nothing(monkeypatch):
     """Users set other gains in the installation's osc_pose.json, for all programs."""
-    edited = {**build._CONTROLLER, "kp": 20}
+    edited = {**CONTROLLER, "kp": 20}
     for holder in (robosuite, robosuite.controllers):
         monkeypatch.setattr(holder, "load_controller_config", lambda **_: edited)
     env = build.build_env(tasks.get_task("lift"))

@@ -77,6 +77,14 @@ def test_variables_that_choose_graphics_decide_nothing(variables):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_launch_chooses_no_graphics(monkeypatch):
+    """Nothing that trains draws, so that there is nothing to choose."""
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    same = "import os\nassert 'MUJOCO_GL' not in os.environ\n"
+    done = play("import dynvgd_jax.launch\n" + same + PLAY + same)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # Stops at any graphics module: for systems where namespaces are not allowed.
 WITHOUT_MODULES = """
 import sys
@@ -148,7 +156,8 @@ def test_commands_run_without_libraries_for_graphics(tmp_path):
         + ["--num_envs=2", "--lengths=0.1"],
     ]
     for command in commands:
-        done = namespaces.run(namespaces.HIDE_GRAPHICS, command, JAX_PLATFORMS="cpu")
+        variables = {"JAX_PLATFORMS": "cpu", "MUJOCO_GL": "osmesa"}
+        done = namespaces.run(namespaces.HIDE_GRAPHICS, command, **variables)
         assert done.returncode == 0, done.stderr
 
 
