@@ -230,44 +230,39 @@ def with_preset(config: ConfigDict, preset: str) -> ConfigDict:
 def _quick(config: ConfigDict) -> None:
     """What makes Can and Square learn on two CPU cores: docs/results/learning.md."""
     _small(config)
-    # Simulation is cheap here and gradient steps are not: many transitions, few steps.
     config.num_envs = 16
-    config.first_rollout_env_steps = 512_000
-    config.total_env_steps = 640_000
-    config.utd = 3
+    config.total_env_steps = 192_000
+    config.utd = 16
     config.batch_size = 256
-    # Data in which one choice lasts, long returns, and critics that are smooth in the
-    # action, so that their gradient leads somewhere.
-    config.explore.noises = ("randn", "tanh_randn")
-    config.explore.hold_chunks = (1, 8, 100)
-    config.end_at_success = True
-    config.bootstrap_at_time_limit = True
-    config.target_n_step = 30
-    config.critic.action_noise = 0.4
-    # Near the mean return, where else a third of the gradient steps would lead first.
-    config.critic.initial_value = -100.0
+    # The critics choose among chunks of the frozen policy. Kept in the replay buffer
+    # they are also what targets look at, so that a gradient step decodes nothing.
+    config.guidance.candidates = 8
+    config.proposals.noises = ("tanh_randn", "randn")
+    config.target_backup = "max"
+    config.target_proposals = 4
+    config.target_reduce = "mean"
+    config.guidance.reduce = "mean"
+    config.guidance.scale = 0.0
     # Averaged over 200 updates (target_tau is as published): what the latest critics
     # choose differs from one call to the next.
     config.guidance.critics = "target"
-    # The critics choose among chunks of the policy, each guided in its early steps.
-    config.guidance.candidates = 8
-    config.guidance.reduce = "mean"
-    config.guidance.scale = 0.01
-    config.guidance.point = "estimate"
-    config.guidance.last_k = 0
-    config.guidance.first_k = config.ddim_steps // 2
-    config.guidance.time_anneal = "off"
-    config.guidance.warmup_updates = 0
-    config.eval.every_env_steps = 32_000
+    # Episodes of chance first; then returns over a few chunks, which end with success.
+    config.first_rollout_env_steps = 32_000
+    config.explore.noises = ("randn", "tanh_randn")
+    config.end_at_success = True
+    config.bootstrap_at_time_limit = True
+    config.target_n_step = 3
+    # Near the mean return, where else a third of the gradient steps would lead first.
+    config.critic.initial_value = -80.0
+    config.eval.every_env_steps = 64_000
     config.eval.num_envs = 20  # each takes 100 MB
-    config.checkpoint.every_env_steps = 64_000
+    config.checkpoint.every_env_steps = 32_000
 
 
 def _hour(config: ConfigDict) -> None:
-    """`:quick` that goes on to twice as many control steps of learning."""
+    """`:quick` that goes on to twice as many control steps."""
     _quick(config)
-    config.total_env_steps = 768_000
-    config.eval.every_env_steps = 64_000
+    config.total_env_steps = 384_000
 
 
 def _published_quick(config: ConfigDict) -> None:
