@@ -34,6 +34,15 @@ class Transition(NamedTuple):
     extras: dict[str, Any] = {}  # noqa: RUF012, never changed
     # arrays by name that a method drew at next_obs, such as the policy's proposals
     next_extras: dict[str, Any] = {}  # noqa: RUF012, never changed
+    # as drawn for a method that asks for it: the chunk that was executed at next_obs
+    followed_by: "Following | None" = None
+
+
+class Following(NamedTuple):
+    """What was executed after a drawn transition, in the same episode."""
+
+    action: Any  # [..., Ta * Da] float32, anything where it is not known
+    known: Any  # [...] bool, False at an episode's end and for the newest transitions
 
 
 class EpisodeResult(NamedTuple):

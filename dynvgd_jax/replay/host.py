@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from dynvgd_jax.core.types import Transition
-from dynvgd_jax.replay.ring import Window, discounted, look_ahead, rows
+from dynvgd_jax.replay.ring import Window, drawn_offline, look_ahead, rows
 
 
 class HostRing:
@@ -60,4 +60,4 @@ class HostRing:
         if not num_offline:
             return own, None
         slots = rng.integers(0, len(self.offline.reward), (num_offline, *rest))
-        return own, discounted(rows(self.offline, slots), window.gamma)
+        return own, drawn_offline(rows(self.offline, slots), window)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynvgd_jax.core.types import PyTree, Transition
+from dynvgd_jax.core.types import Following, PyTree, Transition
 
 
 class ReplayState(NamedTuple):
@@ -30,6 +30,7 @@ class Window(NamedTuple):
     # Slots from a transition to the next one of the same environment: transitions are
     # stored a whole vector step at a time.
     stride: int = 1
+    follow: bool = False  # whether it tells what was executed after it
 
 
 def example_transition(
@@ -148,7 +149,7 @@ def sample(
     *lead, batch = shape
     count = len(state.offline.reward)
     slots = jax.random.randint(offline_key, (*lead, num_offline), 0, count)
-    offline = discounted(rows(state.offline, slots), window.gamma)
+    offline = drawn_offline(rows(state.offline, slots), window)
     online = _draw_online(state, online_key, (*lead, batch - num_offline), window)
     axis = len(lead)
     return jax.tree.map(lambda *p: jnp.concatenate(p, axis), offline, online)
@@ -180,7 +181,8 @@ def look_ahead(
       xp: the arrays' library, jax.numpy or numpy.
     """
     if window.steps == 1:
-        return discounted(rows(data, slots), window.gamma)
+        drawn = discounted(rows(data, slots), window.gamma)
+        return _followed(drawn, data, cursor, slots, window)
     capacity = data.reward.shape[0]
     newer = (cursor - 1 - slots) % capacity  # transitions stored after it
     # Explicit axes: tests refuse silent rank promotion.
@@ -198,7 +200,7 @@ def look_ahead(
     reward = xp.sum(xp.where(counts, rewards, 0.0), axis=-1, dtype=xp.float32)
     last = xp.sum(counts, axis=-1, dtype=xp.int32) - 1
     end = xp.take_along_axis(places, last[..., None], axis=-1)[..., 0]
-    return Transition(
+    drawn = Transition(
         obs=data.obs[slots],
         action=data.action[slots],
         reward=reward,
@@ -208,6 +210,29 @@ def look_ahead(
         extras=rows(data.extras, slots),
         next_extras=rows(data.next_extras, end),
     )
+    return _followed(drawn, data, cursor, end, window)
+
+
+def _followed(
+    drawn: Transition, data: Transition, cursor, end, window: Window
+) -> Transition:
+    """Adds what was executed after the chunk in slot `end`, where that is asked."""
+    if not window.follow:
+        return drawn
+    capacity = data.reward.shape[0]
+    newer = (cursor - 1 - end) % capacity
+    action = data.action[(end + window.stride) % capacity]
+    known = (newer >= window.stride) & ~drawn.ended
+    return drawn._replace(followed_by=Following(action, known))
+
+
+def drawn_offline(batch: Transition, window: Window) -> Transition:
+    """Returns transitions from elsewhere as drawn ones; what followed is not known."""
+    batch = discounted(batch, window.gamma)
+    if window.follow:
+        unknown = Following(batch.action, batch.ended & False)
+        batch = batch._replace(followed_by=unknown)
+    return batch
 
 
 def discounted(batch: Transition, gamma: float) -> Transition:

@@ -85,6 +85,8 @@ class Method(NamedTuple):
     extras: dict[str, np.ndarray] = {}  # noqa: RUF012, never changed
     # likewise of `propose`, of the dtype in which it is stored
     next_extras: dict[str, np.ndarray] = {}  # noqa: RUF012, never changed
+    # whether batches shall tell what was executed at the next observation
+    follows: bool = False
     candidates: int = 1  # start noises whose chunks acting chooses from
 
     @property

@@ -118,14 +118,22 @@ def stored_example(options: Proposals, setting: Setting) -> dict[str, np.ndarray
 
 
 def draw_subset(options: Proposals, key: jax.Array, batch: Transition) -> jax.Array:
-    """Returns the batch's proposals `[B, C', Ta*Da]` that a gradient step looks at."""
+    """Returns the batch's proposals `[B, C', Ta*Da]` that a gradient step looks at.
+
+    Where the batch tells it, the chunk that was executed at the next observation is one
+    more of them: a guided one is judged by the critics that it was guided by.
+    """
     stored = batch.next_extras[PROPOSALS]
     chunks = stored.reshape(*stored.shape[:2], -1).astype(jnp.float32)
-    if not options.subset or options.subset == options.count:
+    if options.subset and options.subset < options.count:
+        order = jnp.argsort(jax.random.uniform(key, chunks.shape[:2]), axis=1)
+        chosen = order[:, : options.subset, None]
+        chunks = jnp.take_along_axis(chunks, chosen, axis=1)
+    if batch.followed_by is None:
         return chunks
-    order = jnp.argsort(jax.random.uniform(key, chunks.shape[:2]), axis=1)
-    chosen = order[:, : options.subset, None]
-    return jnp.take_along_axis(chunks, chosen, axis=1)
+    action, known = batch.followed_by
+    acted = jnp.where(known[:, None], action, chunks[:, 0])
+    return jnp.concatenate([chunks, acted[:, None]], axis=1)
 
 
 def target_over_proposals(

@@ -159,6 +159,7 @@ def make_vgd(options: VgdOptions, critic: Critic, setting: Setting) -> Method:
     return own._replace(
         propose=method.propose,
         next_extras=stored_example(options.proposals, setting),
+        follows=len(steps) > 0,  # a guided chunk is none of the proposals
     )
 
 

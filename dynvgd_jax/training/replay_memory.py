@@ -166,8 +166,12 @@ FIELDS = {
 }
 
 
-def make_draw(config: ConfigDict) -> Draw:
+def make_draw(config: ConfigDict, follow: bool = False) -> Draw:
     """Returns what a training call of `config` draws.
+
+    Args:
+      config: of the run, checked.
+      follow: whether batches shall tell what was executed at the next observation.
 
     Raises:
       UserError: there are offline transitions, but batches would hold none of them.
@@ -181,5 +185,5 @@ def make_draw(config: ConfigDict) -> Draw:
                 "expected at least 1 / (2 batch_size) = "
                 f"{0.5 / config.batch_size:g}, so that replay.offline_dataset is used"
             )
-    window = Window(config.gamma, config.target_n_step, config.num_envs)
+    window = Window(config.gamma, config.target_n_step, config.num_envs, follow)
     return Draw(config.utd, config.batch_size, num_offline, window)

@@ -9,7 +9,8 @@ from dynvgd_jax.replay.host import HostRing
 from dynvgd_jax.replay.ring import Window
 from tests.support.stored import (
     EXAMPLE,
-    EXAMPLE_WITH_EXTRAS,
+    EXAMPLE_WITH_BOTH,
+    assert_followed,
     assert_same_bits,
     numbered,
     random_extras,
@@ -43,8 +44,9 @@ def test_windows_are_the_devices(steps, vector_steps):
     """The same slots give the same values, as both say and as a walk says."""
     history, gamma = random_history(steps, vector_steps, ENVS), 0.9
     host, device = filled(history)
-    window = Window(gamma, steps, ENVS)
+    window = Window(gamma, steps, ENVS, follow=True)
     batch, _ = host.sample(np.random.default_rng(3), (50, 6), window)
+    assert_followed(batch, host.total)
     oldest = max(0, host.total - CAPACITY)
     numbers = batch.obs[..., 0].astype(int)
     assert set(numbers.ravel()) == set(range(oldest, host.total))
@@ -71,8 +73,9 @@ def test_windows_are_the_devices(steps, vector_steps):
 def test_offline_transitions_are_drawn_beside_and_reach_over_one_chunk():
     host = HostRing(CAPACITY, EXAMPLE, numbered(range(1000, 1010)))
     host.add(numbered([2, 4, 6]))
-    window = Window(0.5, steps=3)
+    window = Window(0.5, steps=3, follow=True)
     own, offline = host.sample(np.random.default_rng(0), (8, 50), window, 3)
+    assert not offline.followed_by.known.any()
     assert own.reward.shape == (5, 50) and offline.reward.shape == (3, 50)
     n = offline.obs[..., 0]
     assert set(n.ravel()) == set(range(1000, 1010))
@@ -87,7 +90,7 @@ def test_offline_transitions_are_drawn_beside_and_reach_over_one_chunk():
 def test_extras_come_back_bit_for_bit(steps):
     both = {"extras": random_extras(0, 6), "next_extras": random_extras(1, 6)}
     stored = numbered(range(6))._replace(**both)
-    host = HostRing(6, EXAMPLE_WITH_EXTRAS)
+    host = HostRing(6, EXAMPLE_WITH_BOTH)
     for part in (slice(0, 4), slice(4, 6)):
         host.add(jax.tree.map(lambda leaf, p=part: leaf[p], stored))
     window = Window(0.9, steps, 2)

@@ -11,8 +11,9 @@ from dynvgd_jax.replay.ring import Window
 from tests.support.quick import quick_jit
 from tests.support.stored import (
     EXAMPLE,
-    EXAMPLE_WITH_EXTRAS,
+    EXAMPLE_WITH_BOTH,
     EXTRAS,
+    assert_followed,
     assert_same_bits,
     numbered,
     random_extras,
@@ -140,8 +141,9 @@ def test_look_ahead_agrees_with_a_walk_through_the_episodes(steps):
     state = replay.init_replay(capacity, EXAMPLE)
     for fresh in history:
         state = add(state, fresh)
-    window = Window(gamma, steps, envs)
+    window = Window(gamma, steps, envs, follow=True)
     batch = sample(state, jax.random.key(0), (30, 20), window)
+    assert_followed(jax.tree.map(np.asarray, batch), 69)
     assert set(np.unique(batch.obs[..., 0])) == set(range(49, 69))
     value = 7.0  # whatever the bootstrap is
     batch = jax.tree.map(np.asarray, batch)
@@ -157,8 +159,9 @@ def test_look_ahead_agrees_with_a_walk_through_the_episodes(steps):
 def test_offline_transitions_reach_over_one_chunk_whatever_the_window():
     state = replay.init_replay(5, EXAMPLE, offline=numbered(range(1000, 1010)))
     state = replay.add(state, numbered([2, 4, 6]))
-    window = Window(gamma=0.5, steps=3)
+    window = Window(gamma=0.5, steps=3, follow=True)
     batch = sample(state, jax.random.key(0), (50, 8), window, 3)
+    assert not batch.followed_by.known[:, :3].any()
     n = np.asarray(batch.obs[:, :3, 0])
     np.testing.assert_array_equal(batch.reward[:, :3], n + 200)
     np.testing.assert_array_equal(batch.next_obs[:, :3, 0], n + 300)
@@ -178,7 +181,7 @@ def test_extras_come_back_bit_for_bit(steps):
     """Of any dtype and shape; those of a window's first chunk and of its end."""
     both = {"extras": random_extras(0, 6), "next_extras": random_extras(1, 6)}
     stored = numbered(range(6))._replace(**both)
-    state = replay.init_replay(6, EXAMPLE_WITH_EXTRAS)
+    state = replay.init_replay(6, EXAMPLE_WITH_BOTH)
     for part in (slice(0, 4), slice(4, 6)):
         state = add(state, jax.tree.map(lambda leaf, p=part: leaf[p], stored))
     batch = sample(state, jax.random.key(0), (40,), Window(0.9, steps, 2))

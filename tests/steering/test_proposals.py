@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.types import Following
 from dynvgd_jax.diffusion.base import sample
 from dynvgd_jax.steering import proposals as own
 from dynvgd_jax.steering import vgd
@@ -181,6 +182,23 @@ def test_a_subset_has_different_proposals_of_its_own_row():
     assert np.abs(equal.sum(axis=(0, 1)) - 240).max() < 50
     everyone = own.draw_subset(options._replace(subset=0), KEY, batch)
     np.testing.assert_array_equal(everyone, stored)
+
+
+def test_a_guided_chunk_is_one_more_proposal_where_it_is_known():
+    options, batch = Proposals(COUNT, subset=2), batch_of(2, 4)
+    alone = own.draw_subset(options, KEY, batch)
+    known = np.array([True, False, True, False])
+    acted = Following(chunks_of(9, 4).reshape(4, -1), known)
+    found = own.draw_subset(options, KEY, batch._replace(followed_by=acted))
+    np.testing.assert_array_equal(found[:, :2], alone)
+    expected = np.where(known[:, None], acted.action, alone[:, 0])
+    np.testing.assert_array_equal(found[:, 2], expected)
+    # only a method that guides asks for it
+    critic, method = make()
+    guided = vgd.VgdOptions(Guidance(scale=0.1), 1e-2, proposals=Proposals(COUNT))
+    kept = guided._replace(proposals=guided.proposals._replace(backup="max"))
+    methods = [vgd.make_vgd(o, critic, toy.setting()) for o in (guided, kept)]
+    assert [m.follows for m in (method, *methods)] == [False, False, True]
 
 
 @pytest.mark.parametrize("backup", ["max", "mean"])

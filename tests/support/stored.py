@@ -19,7 +19,8 @@ EXTRAS = {
     "noise": np.zeros((4, 2), np.float32),
     "nothing": np.zeros((0,), np.float32),
 }
-EXAMPLE_WITH_EXTRAS = example_transition(OBS_DIM, FLAT_DIM, EXTRAS, EXTRAS)
+EXAMPLE_WITH_EXTRAS = example_transition(OBS_DIM, FLAT_DIM, EXTRAS)
+EXAMPLE_WITH_BOTH = example_transition(OBS_DIM, FLAT_DIM, EXTRAS, EXTRAS)
 
 
 def numbered(numbers):
@@ -77,6 +78,17 @@ def random_history(seed, steps, envs):
         )
         history.append(fresh)
     return history
+
+
+def assert_followed(batch, total):
+    """What `batch`, drawn from a random history of `total`, says was executed next."""
+    number = batch.next_obs[..., 0]  # of the next transition, if there is one
+    known = ~batch.ended & (number < total)
+    assert not known.all()
+    np.testing.assert_array_equal(batch.followed_by.known, known)
+    np.testing.assert_array_equal(
+        batch.followed_by.action[known], np.repeat(number[known][:, None], 2, 1) + 100
+    )
 
 
 def walked(history, number, steps, envs, gamma):
