@@ -1,6 +1,7 @@
 """VGD saves: critics and moments come over, go on learning here, and come back."""
 
 import dataclasses
+import functools
 import io
 import json
 import shutil
@@ -26,6 +27,7 @@ from dynvgd_jax.steering.noise import start_noise
 from dynvgd_jax.training.loop import train
 from dynvgd_jax.training.state import ACT_KEY
 from tests.support import torch_reference as ref
+from tests.support.quick import quick_jit
 from tests.support.reach import ReachEnv
 from tests.support.same_run import arrays
 from tests.support.tiny_run import VECTOR_STEP, tiny
@@ -158,10 +160,11 @@ def test_learning_goes_on_as_in_torch(converted):
     agent = load_agent(folder / "run")
     ensemble, adam = agent_ensemble(agent), td.make_optimizer(5e-4)
     critic = make_critic(agent.config, SIZES.obs, INPUTS - SIZES.obs)
+    step = quick_jit(functools.partial(td.gradient_step, critic, adam))
     state, tau = agent.learner.critic, agent.config.target_tau
     for seed in (20, 21):
         batch = random_batch(seed)
-        state, _ = td.gradient_step(critic, adam, state, batch, batch.action, tau)
+        state, _ = step(state, batch, batch.action, tau)
         torch_step(critics, targets, optimizer, batch)
     from dynvgd_jax.torch_weights.critics import from_flax
 
