@@ -1,5 +1,7 @@
 """Settings of every test: strict shapes, exact CPU matmuls, quiet libraries."""
 
+import contextlib
+import gc
 import os
 import shutil
 import tempfile
@@ -16,8 +18,12 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
+import numpy as np
 import pytest
 from jaxtyping import install_import_hook
+
+# Tracing leaves millions of objects behind, which live on: look for garbage less often.
+gc.set_threshold(50_000, 20, 20)
 
 # Shapes in annotations are checked, and agree within a call.
 install_import_hook("dynvgd_jax.diffusion", "beartype.beartype")
@@ -26,6 +32,8 @@ install_import_hook("dynvgd_jax.diffusion", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
+
+PROGRAMS = {}  # of `shared_programs`
 
 # Files that take longest begin first, so that the last ones are short.
 LONGEST = (
@@ -48,10 +56,36 @@ def pytest_collection_modifyitems(items):
     items.sort(key=place)
 
 
+def pytest_configure(config):
+    """Quick tests do not wait for XLA to polish programs that run for a moment.
+
+    Nor do the processes that they start. What computes for long is polished all the
+    same, with `polished_programs`, and so is every slow test.
+    """
+    if config.option.markexpr != "not slow":
+        return
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
+    # The emitters of before compile in half the time. XLA is gone when it is given a
+    # flag that it does not know, as another release may not.
+    if jax.__version__.startswith("0.9."):
+        flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"
+        os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+
+
 def pytest_unconfigure(config):
     """Removes the compiled programs, once the last process has ended."""
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@contextlib.contextmanager
+def polished(yes):
+    """Whether XLA optimises the programs that are compiled in here."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", not yes)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +94,53 @@ def quick_programs():
 
     XLA does not polish them, which halves the time; nothing waits for the disk.
     """
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, polished(False):
         patch.setattr(os, "fsync", lambda descriptor: None)
-        jax.config.update("jax_disable_most_optimizations", True)
         yield
-        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def polished_programs():
+    """For what computes longer than it compiles."""
+    with polished(True):
+        yield
+
+
+@contextlib.contextmanager
+def sharing_programs():
+    """Runs of equal configurations and policies trace their programs once."""
+    from dynvgd_jax.core.fields import field_names, get_field
+    from dynvgd_jax.training import setup
+    from dynvgd_jax.training.resume import CHANGEABLE
+
+    compile_programs = setup.compile_programs
+    apart = tuple(set(CHANGEABLE) - {"replay.offline_dataset"})  # it is drawn from
+
+    def compile_once(config, policy, method, placement):
+        names = [n for n in field_names(config) if not n.startswith(apart)]
+        fields = [(name, get_field(config, name)) for name in names]
+        sizes = (policy.network, policy.num_train_timesteps, policy.ft_denoising_steps)
+        leaves, tree = jax.tree.flatten(policy.params)
+        weights = [(leaf.shape, leaf.tobytes()) for leaf in map(np.asarray, leaves)]
+        key = repr((fields, sizes, tree, weights, placement))
+        if key not in PROGRAMS:
+            PROGRAMS[key] = compile_programs(config, policy, method, placement)
+        return PROGRAMS[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "compile_programs", compile_once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def shared_programs():
+    """For tests that begin and resume one and the same run again and again.
+
+    Its programs depend on nothing but the configuration and the policy. That a resumed
+    run makes its own is seen where a test starts processes.
+    """
+    with sharing_programs():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +166,8 @@ def finished_run(tmp_path_factory, toy_config):
     from tests.support.reach import ReachEnv
 
     folder = tmp_path_factory.mktemp("finished") / "run"
-    train(toy_config, folder, make_env=ReachEnv)
+    with sharing_programs():
+        train(toy_config, folder, make_env=ReachEnv)
     return folder
 
 

@@ -17,6 +17,8 @@ from tests.support.reach import PowerCutError, ReachEnv, breaking
 from tests.support.same_run import assert_equal_runs, scalars
 from tests.support.tiny_run import VECTOR_STEP, tiny
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 TICKETS = 3
 
 
@@ -171,11 +173,18 @@ def golden_env(toy_policy, tmp_path_factory):
     return Env, int(np.argmax(means))
 
 
-def test_a_run_finds_the_ticket_that_succeeds(golden_env, toy_policy, tmp_path):
-    env, best = golden_env
-    config = ticket_config(toy_policy)
-    (summaries,) = train(config, tmp_path / "run", make_env=env).values()
-    learner = load_agent(tmp_path / "run").learner
+@pytest.fixture(scope="module")
+def whole(golden_env, toy_policy, tmp_path_factory):
+    """(folder, evaluations) of a run there."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    found = train(ticket_config(toy_policy), folder, make_env=golden_env[0])
+    return folder, found[0]
+
+
+def test_a_run_finds_the_ticket_that_succeeds(golden_env, toy_policy, whole):
+    folder, summaries = whole
+    best, config = golden_env[1], ticket_config(toy_policy)
+    learner = load_agent(folder).learner
     # 24 vector steps of 2 environments, episodes of 2 chunks: 24 episodes by turns.
     np.testing.assert_array_equal(learner.episodes, [8, 8, 8])
     rate, found = best_ticket(learner)
@@ -184,7 +193,7 @@ def test_a_run_finds_the_ticket_that_succeeds(golden_env, toy_policy, tmp_path):
     assert summaries[-1].policy == "golden_ticket/tanh_randn"
     assert summaries[-1].success_chunk == config.eval.episodes
     # A saved agent acts from the best ticket, and from no other noise.
-    agent, obs = load_agent(tmp_path / "run"), np.zeros((2, 4), np.float32)
+    agent, obs = load_agent(folder), np.zeros((2, 4), np.float32)
     noise = np.broadcast_to(learner.tickets[best], (2, 4, 2))
     np.testing.assert_allclose(
         agent.act(obs), agent.policy.sample(obs, noise, 2), atol=2e-6
@@ -195,19 +204,18 @@ def test_a_run_finds_the_ticket_that_succeeds(golden_env, toy_policy, tmp_path):
         agent.act(obs, td_error=1.0)
     words = "a run of method 'golden_ticket', whose state says nothing to method 'vgd'"
     with pytest.raises(UserError, match=words):
-        load_agent(tmp_path / "run", {"method": "vgd"})
-    points = scalars(tmp_path / "run")
+        load_agent(folder, {"method": "vgd"})
+    points = scalars(folder)
     assert points["guide/ticket"][-1][1] == best
     for name in ("num_updates", "updates_per_control_step"):
         assert {value for _, value in points[f"train/{name}"]} == {0}
     # Nothing is drawn from a replay buffer, so none is kept.
-    assert not (tmp_path / "run" / "replay").exists()
+    assert not (folder / "replay").exists()
 
 
-def test_a_broken_run_goes_on_bit_for_bit(golden_env, toy_policy, tmp_path):
+def test_a_broken_run_goes_on_bit_for_bit(golden_env, toy_policy, whole, tmp_path):
     env, _ = golden_env
     config = ticket_config(toy_policy)
-    train(config, tmp_path / "whole", make_env=env)
 
     class Breaking(env, breaking(2 + 2 + 17)):
         pass
@@ -215,7 +223,7 @@ def test_a_broken_run_goes_on_bit_for_bit(golden_env, toy_policy, tmp_path):
     with pytest.raises(PowerCutError):
         train(config, tmp_path / "run", make_env=Breaking)
     train(config, tmp_path / "run", make_env=env, resume=True)
-    assert_equal_runs(tmp_path / "run", tmp_path / "whole")
+    assert_equal_runs(tmp_path / "run", whole[0])
 
 
 @pytest.mark.slow

@@ -23,11 +23,18 @@ def flags(config) -> list[str]:
 
 
 def environment(**variables) -> dict[str, str]:
-    """Returns variables for a process of its own; tests/conftest.py sets the others."""
+    """Returns variables for a process of its own; tests/conftest.py sets the others.
+
+    XLA_FLAGS are added to those that it sets.
+    """
     shared = {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
     }
+    if "XLA_FLAGS" in variables:
+        flags = os.environ.get("XLA_FLAGS", ""), variables["XLA_FLAGS"]
+        shared["XLA_FLAGS"] = " ".join(flags).strip()
+        del variables["XLA_FLAGS"]
     return os.environ | shared | {k: str(v) for k, v in variables.items()}
 
 

@@ -1,6 +1,7 @@
 """Lowers for CUDA, in a process without tests/conftest.py, what uses a policy.
 
-Prints one line for each function: its name and the precisions of its products.
+Prints one line for each precision that it is given: every function's name and the
+precisions of its products.
 """
 
 import json
@@ -115,4 +116,5 @@ def main(precision: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    for word in sys.argv[1:]:
+        main(word)

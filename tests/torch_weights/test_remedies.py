@@ -136,15 +136,21 @@ class Node(dict):
 
 FOREIGN = [
     np.float64(0.5),
-    np.random.default_rng(0).normal(size=3),
-    pathlib.PurePosixPath("/data/can"),
     pathlib.Path("/data/can"),
     Node(a=1),
+]
+MORE_FOREIGN = [
+    np.random.default_rng(0).normal(size=3),
+    pathlib.PurePosixPath("/data/can"),
     [Node(a=1)],
 ]
 
 
-@pytest.mark.parametrize("value", FOREIGN, ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "value",
+    FOREIGN + [pytest.param(value, marks=pytest.mark.slow) for value in MORE_FOREIGN],
+    ids=lambda v: type(v).__name__,
+)
 def test_advice_about_another_class_works_when_followed(
     folder, net, capsys, monkeypatch, value
 ):

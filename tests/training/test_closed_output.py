@@ -6,7 +6,12 @@ import sys
 
 import pytest
 
+from dynvgd_jax import launch
+from dynvgd_jax.envs import base
 from tests.support import command
+from tests.support.reach import ReachEnv
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 @pytest.fixture
@@ -24,17 +29,26 @@ def child(arguments, prefix=(), **options):
     )
 
 
-def assert_resumes(arguments, finished_run, tmp_path):
-    steps = [int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()]
-    whole = [int(path.name) for path in (finished_run / "checkpoints").iterdir()]
-    assert steps and max(steps) < max(whole)  # it did stop early
-    code, output, errors = command.run([*arguments, "--resume"])
-    assert code == 0 and "Success with 95 % intervals" in output, errors
-    text = (tmp_path / "run" / "eval.csv").read_text()
-    assert text == (finished_run / "eval.csv").read_text()
+@pytest.fixture
+def assert_resumes(arguments, finished_run, tmp_path, monkeypatch, capsys):
+    """Called once a process has ended: this one goes on with its run."""
+
+    def check():
+        found, whole = (folder / "checkpoints" for folder in (run, finished_run))
+        steps, all_steps = ([int(p.name) for p in f.iterdir()] for f in (found, whole))
+        assert steps and max(steps) < max(all_steps)  # it did stop early
+        monkeypatch.setattr(base, "make_env", lambda *arguments: ReachEnv(arguments[2]))
+        code = launch.main(["launch.py", *arguments, "--resume"])
+        output, errors = capsys.readouterr()
+        assert code == 0 and "Success with 95 % intervals" in output, errors
+        text = (run / "eval.csv").read_text()
+        assert text == (finished_run / "eval.csv").read_text()
+
+    run = tmp_path / "run"
+    return check
 
 
-def test_a_pipe_whose_reader_ends(arguments, finished_run, tmp_path):
+def test_a_pipe_whose_reader_ends(arguments, assert_resumes):
     # launch.py 2>&1 | head -1
     process = child(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
@@ -43,11 +57,11 @@ def test_a_pipe_whose_reader_ends(arguments, finished_run, tmp_path):
         assert process.wait(timeout=300) == 0
     finally:
         process.kill()
-    assert_resumes(arguments, finished_run, tmp_path)
+    assert_resumes()
 
 
 @pytest.mark.slow
-def test_a_terminal_that_closes(arguments, finished_run, tmp_path):
+def test_a_terminal_that_closes(arguments, assert_resumes):
     ours, theirs = os.openpty()
     terminal = os.ttyname(theirs)
     # The first terminal that the leader of a new session opens belongs to it.
@@ -62,7 +76,7 @@ def test_a_terminal_that_closes(arguments, finished_run, tmp_path):
         assert process.wait(timeout=300) == 0
     finally:
         process.kill()
-    assert_resumes(arguments, finished_run, tmp_path)
+    assert_resumes()
 
 
 @pytest.mark.slow

@@ -23,6 +23,8 @@ from tests.support.reach import PowerCutError, ReachEnv, acting_at, breaking
 from tests.support.same_run import assert_equal_runs, scalars
 from tests.support.tiny_run import MANY_CHECKPOINTS, VECTOR_STEP, tiny
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 BASE_CHUNKS = 16  # environment steps of the two evaluations before training
 
 

@@ -20,6 +20,8 @@ from dynvgd_jax.training.loop import train
 from dynvgd_jax.training.pretrain import pretrain
 from tests.support.reach import STEP, ReachEnv, poor_demonstrations
 
+pytestmark = pytest.mark.usefixtures("polished_programs")
+
 LEVER_SEEDS = 3
 SCALE = 0.1
 MARGIN = 1.5
@@ -56,7 +58,7 @@ def save_transitions(path, obs, actions, lengths):
 
 
 @pytest.fixture(scope="module")
-def base_policy(folder):
+def base_policy(folder, polished_programs):
     obs, actions, lengths = poor_demonstrations(num_episodes=200, seed=1)
     np.savez(
         folder / "train.npz",

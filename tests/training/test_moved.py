@@ -19,6 +19,8 @@ from dynvgd_jax.training.resume import find_saved
 from tests.support.reach import ReachEnv
 from tests.support.tiny_run import VECTOR_STEP, random_policy, tiny
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.fixture
 def begun(tmp_path):

@@ -16,6 +16,8 @@ from tests.support.reach import PowerCutError, ReachEnv, breaking
 from tests.support.same_run import assert_equal_runs, notes_of
 from tests.support.tiny_run import VECTOR_STEP
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 # Chunks: 16 of the base evaluations, 24 of training, 8 of each of two evaluations.
 def test_a_run_broken_in_its_evaluation_goes_on_bit_for_bit(

@@ -15,15 +15,8 @@ from dynvgd_jax.training.loop import train
 from dynvgd_jax.training.resume import OWN_FOLDERS, ResumeStore, lock_runs
 from tests.replay.test_log import transitions
 from tests.support.reach import ReachEnv
-from tests.support.tiny_run import VECTOR_STEP, tiny
 
-
-@pytest.fixture(scope="module")
-def small_run(tmp_path_factory, toy_policy):
-    folder = tmp_path_factory.mktemp("small") / "run"
-    config = tiny(toy_policy, total_env_steps=12 * VECTOR_STEP)
-    train(config, folder, make_env=ReachEnv)
-    return config, folder
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 def content(folder):
@@ -87,10 +80,9 @@ def link_with(target):
     ],
 )
 def test_a_run_with_a_link_inside_is_refused_and_nothing_changes(
-    small_run, tmp_path, link
+    toy_config, finished_run, tmp_path, link
 ):
-    config, finished = small_run
-    run = shutil.copytree(finished, tmp_path / "run")
+    run = shutil.copytree(finished_run, tmp_path / "run")
     outside = tmp_path / "mine"
     outside.mkdir()
     (outside / "0-10.npy").write_text("mine")
@@ -99,26 +91,26 @@ def test_a_run_with_a_link_inside_is_refused_and_nothing_changes(
     with pytest.raises(
         UserError, match=r"is a link to .*nothing was changed"
     ) as caught:
-        train(config, run, make_env=ReachEnv, resume=True)
+        train(toy_config, run, make_env=ReachEnv, resume=True)
     assert name in str(caught.value) and "\n" not in str(caught.value)
     assert content(tmp_path) == before
 
 
-def test_a_link_to_a_whole_run_folder_is_followed(small_run, tmp_path):
-    config, finished = small_run
-    shutil.copytree(finished, tmp_path / "elsewhere")
+def test_a_link_to_a_whole_run_folder_is_followed(toy_config, finished_run, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "elsewhere")
     (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
-    train(config, tmp_path / "run", make_env=ReachEnv, resume=True)
+    train(toy_config, tmp_path / "run", make_env=ReachEnv, resume=True)
 
 
-def test_checkpoints_behind_a_link_can_still_be_read(small_run, tmp_path):
+def test_checkpoints_behind_a_link_can_still_be_read(
+    toy_config, finished_run, tmp_path
+):
     """Nothing is deleted there: evaluations and audits may look."""
-    config, finished = small_run
-    shutil.copytree(finished, tmp_path / "elsewhere")
-    run = shutil.copytree(finished, tmp_path / "run")
+    shutil.copytree(finished_run, tmp_path / "elsewhere")
+    run = shutil.copytree(finished_run, tmp_path / "run")
     shutil.rmtree(run / "checkpoints")
     (run / "checkpoints").symlink_to(tmp_path / "elsewhere" / "checkpoints")
-    assert load_agent(run).env_steps == config.total_env_steps
+    assert load_agent(run).env_steps == toy_config.total_env_steps
 
 
 def test_a_seed_that_is_a_link_is_refused(tmp_path):
@@ -135,14 +127,13 @@ def test_a_seed_that_is_a_link_is_refused(tmp_path):
     assert content(tmp_path) == before
 
 
-def test_a_copy_of_hard_links_is_refused(small_run, tmp_path):
+def test_a_copy_of_hard_links_is_refused(toy_config, finished_run, tmp_path):
     """`cp -al` gives two names to one eval.csv: a resumed run would cut both back."""
-    config, finished = small_run
-    shutil.copytree(finished, tmp_path / "run")
+    shutil.copytree(finished_run, tmp_path / "run")
     shutil.copytree(tmp_path / "run", tmp_path / "backup", copy_function=os.link)
     before = content(tmp_path)
     with pytest.raises(UserError, match=r"eval\.csv has another name .*cp -a"):
-        train(config, tmp_path / "run", make_env=ReachEnv, resume=True)
+        train(toy_config, tmp_path / "run", make_env=ReachEnv, resume=True)
     assert content(tmp_path) == before
 
 

@@ -1,5 +1,8 @@
 """A run of several seeds: each has the folder that it would have alone."""
 
+import contextlib
+import io
+import re
 import shutil
 
 import numpy as np
@@ -13,6 +16,8 @@ from tests.support.reach import PowerCutError, ReachEnv, breaking
 from tests.support.same_run import arrays, assert_equal_runs, scalars
 from tests.support.tiny_run import VECTOR_STEP, random_policy, tiny
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 SEEDS = 2
 
 
@@ -23,12 +28,28 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, config):
-    folder = tmp_path_factory.mktemp("seeds") / "run"
-    summaries = train(config, folder, make_env=ReachEnv)
+def said(tmp_path_factory, config, shared_programs):
+    """The folder of a run and what it wrote to stderr."""
+    folder, err = tmp_path_factory.mktemp("seeds") / "run", io.StringIO()
+    with contextlib.redirect_stderr(err):
+        summaries = train(config, folder, make_env=ReachEnv)
     assert list(summaries) == [3, 4]
     assert [len(found) for found in summaries.values()] == [4, 4]
-    return folder
+    return folder, err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run(said):
+    return said[0]
+
+
+def test_every_evaluation_is_a_line_as_it_ends(said):
+    lines = re.findall(r"^evaluated at .*$", said[1], re.MULTILINE)
+    # two start noises of the base policy, then both seeds twice
+    assert len(lines) == 2 + 4
+    assert "at 0 control steps: base/" in lines[0]
+    assert "seed 3, dynvgd/" in lines[2] and "seed 4, dynvgd/" in lines[3]
+    assert f"at {24 * VECTOR_STEP} control steps" in lines[-1]
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ from tests.support.reach import ReachEnv
 from tests.support.same_run import assert_equal_runs
 from tests.support.tiny_run import VECTOR_STEP
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 # The run asks once a chunk of an evaluation (8) and once a vector step (24). Where each
 # stop falls: the second evaluation of the base policy, the first rollouts, the first
 # evaluation of the steered one, learning, the last evaluation.

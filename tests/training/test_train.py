@@ -17,6 +17,8 @@ from tests.support.reach import ReachEnv
 from tests.support.same_run import scalars
 from tests.support.tiny_run import VECTOR_STEP, random_policy, tiny
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 PUBLISHED_NAMES = """
 train/critic_loss train/q0_mean train/q1_mean train/q_std_inter_critic
 train/q_diff_max_min train/td_error_mean train/td_error_std train/success_rate

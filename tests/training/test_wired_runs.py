@@ -1,7 +1,6 @@
 """What a run says as it goes, and several seeds of which one cannot be saved."""
 
 import errno
-import re
 import shutil
 
 import pytest
@@ -13,6 +12,8 @@ from dynvgd_jax.training.setup import seed_configs
 from tests.support.reach import PowerCutError, ReachEnv, acting_at
 from tests.support.same_run import notes_of, scalars
 from tests.support.tiny_run import MANY_CHECKPOINTS, VECTOR_STEP, tiny
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 @pytest.mark.slow
@@ -46,17 +47,6 @@ def test_a_seed_whose_folder_fails_for_a_while_does_not_cost_the_run(
     for seed in folders:
         assert len(list((seed / "checkpoints").iterdir())) == 2
     train(config, folder, make_env=ReachEnv, resume=True)
-
-
-def test_every_evaluation_is_a_line_as_it_ends(toy_policy, tmp_path, capsys):
-    config = tiny(toy_policy, num_seeds=2, seed=3)
-    train(config, tmp_path / "run", make_env=ReachEnv)
-    lines = re.findall(r"^evaluated at .*$", capsys.readouterr().err, re.MULTILINE)
-    # two start noises of the base policy, then both seeds twice
-    assert len(lines) == 2 + 4
-    assert "at 0 control steps: base/" in lines[0]
-    assert "seed 3, dynvgd/" in lines[2] and "seed 4, dynvgd/" in lines[3]
-    assert f"at {24 * VECTOR_STEP} control steps" in lines[-1]
 
 
 def test_values_out_of_range_are_warned_of_once(toy_policy, tmp_path, capsys):

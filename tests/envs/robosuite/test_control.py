@@ -52,7 +52,13 @@ def gentle_actions(rng, task, steps):
 
 
 @pytest.mark.parametrize(
-    ("name", "steps"), [("lift", 300), ("can", 300), ("square", 400), ("transport", 80)]
+    ("name", "steps"),
+    [
+        ("lift", 300),
+        pytest.param("can", 300, marks=pytest.mark.slow),
+        ("square", 400),
+        ("transport", 80),
+    ],
 )
 def test_whole_episode_equals_robosuite(name, steps):
     stock, compiled = pair(name)

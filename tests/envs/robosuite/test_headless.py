@@ -68,7 +68,7 @@ def play(code=PLAY, options=(), **variables):
     [
         {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa"},
         {"MUJOCO_GL": "egl", "CUDA_VISIBLE_DEVICES": "0", "MUJOCO_EGL_DEVICE_ID": "x"},
-        {"MUJOCO_GL": "no such thing"},
+        pytest.param({"MUJOCO_GL": "no such thing"}, marks=pytest.mark.slow),
     ],
 )
 def test_variables_that_choose_graphics_decide_nothing(variables):
