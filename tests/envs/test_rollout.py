@@ -171,7 +171,7 @@ def test_collector_stores_terminal_observation_and_resets():
     np.testing.assert_array_equal(ends.episode_return, [-1, -1])
     for transition in (first, second):
         kinds = {name: leaf.dtype.name for name, leaf in transition._asdict().items()
-                 if name not in ("extras", "next_extras")}  # fmt: skip
+                 if name not in ("extras", "next_extras", "followed_by")}  # fmt: skip
         assert kinds.pop("ended") == "bool" and set(kinds.values()) == {"float32"}
     assert (ends.ended.dtype, ends.success_chunk.dtype) == (bool, bool)
     assert (ends.episode.dtype, ends.episode_return.dtype) == (np.int32, np.float32)

@@ -50,6 +50,7 @@ def arrays(folder, steps):
         stored = log.read((capacity,), example)._asdict()
         for group in ("extras", "next_extras"):
             found |= {f"{group}/{k}": v for k, v in stored.pop(group).items()}
+        del stored["followed_by"]  # is told when they are drawn
         found |= stored
     return found | {"replay/total": log.total}
 
