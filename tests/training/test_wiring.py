@@ -97,7 +97,7 @@ FIELDS: dict[str, list[Moved] | str] = {
     "target_clip": [Moved(0.5, {"call1", "critics1"})],
     "target_reduce": [Moved("mean", {"call1", "critics1"})],
     "target_backup": [Moved("max", CALL, CANDIDATES), Moved("mean", CALL, CANDIDATES)],
-    "target_proposals": [Moved(1, {"call1"}, KEPT)],
+    "target_proposals": [Moved(1, CALL, KEPT | {"target_backup": "mean"})],
     "target_n_step": [Moved(2, {"call1", "critics1"}, slow=True)],
     "critic.kind": [Moved("quantile", CRITICS), Moved("hl_gauss", CRITICS)],
     "critic.num": [Moved(3, CRITICS | {"points"})],
