@@ -76,11 +76,13 @@ def mean_reach(reach: Reach) -> float:
     likelihood = np.maximum(reach.likelihood, 1e-300)
     weight = np.full(len(RATIOS), 1 / len(RATIOS))
     for _ in range(_EM_STEPS):
-        posterior = likelihood * weight
-        posterior /= posterior.sum(1, keepdims=True)
-        weight = posterior.sum(0)
+        before = weight
+        # The states' posteriors, `likelihood * weight` less its factor, summed.
+        weight = before * ((1 / (likelihood @ before)) @ likelihood)
         weight[0] += _NOTHING_STATES
         weight /= weight.sum()
+    posterior = likelihood * before
+    posterior /= posterior.sum(1, keepdims=True)
     gain = np.log(likelihood @ weight).sum() - np.log(likelihood[:, 0]).sum()
     if gain < _LEAST_GAIN:
         return 0.0
@@ -101,4 +103,4 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _centred_ranks(x: np.ndarray) -> np.ndarray:
     """Twice the ranks less their mean; ties share one."""
-    return np.sign(x[..., :, None] - x[..., None, :]).sum(-1)
+    return sum(np.sign(x - x[..., i, None]) for i in range(x.shape[-1]))
