@@ -164,8 +164,8 @@ FIELDS: dict[str, list[Moved] | str] = {
     "env.engine": ELSEWHERE + "test_task_and_environments_are_robosuites",
     "env.num_threads": ELSEWHERE + "test_task_and_environments_are_robosuites",
 }
-# Fields whose rows are slow ones: of sizes, budgets and evaluation much else in the quick
-# tests goes wrong too, and the rest is seen where the comments say.
+# Fields whose rows are slow ones: of sizes, budgets and evaluation much else in the
+# quick tests goes wrong too, and the rest is seen where the comments say.
 SEEN_ELSEWHERE = {
     "method",
     "ddim_steps",
