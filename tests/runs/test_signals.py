@@ -28,6 +28,14 @@ with StopSignals() as stop:
 """
 
 
+@pytest.fixture(autouse=True)
+def hangup_as_in_a_terminal():
+    """Children inherit it from these tests, which may run under nohup themselves."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def counter(**options):
     process = subprocess.Popen(
         [sys.executable, "-c", COUNTER],
