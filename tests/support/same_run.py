@@ -43,6 +43,8 @@ def arrays(folder, steps):
     capacity = config.replay.capacity
     log = ReplayLog(folder / "replay", capacity, notes_of(folder, steps)["segments"])
     if log.total:
+        # a buffer of millions of slots would be gigabytes of zeros
+        capacity = min(capacity, max(log.total, 1_000))
         flat_dim = policy.chunk_len * policy.action_dim
         method = build_method(config, policy)
         extras = (method.extras, method.next_extras)
