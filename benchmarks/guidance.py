@@ -3,7 +3,8 @@
   python -m benchmarks.guidance runs/can_ddim8-quick-seed0 \
       --variant guidance.scale=0 \
       --variant guidance.candidates=1 acting_noise=randn \
-      --variant method=vgd
+      --variant method=vgd \
+      --variant weight=shuffled
 
 Evaluates the critics of finished runs (their newest checkpoints) as they were trained
 and with each variant's fields changed, all on the same episodes and start noises.
@@ -12,9 +13,11 @@ whole chunk over the runs, with the results tables' 95 % interval (one run: Wils
 several: t over runs), its difference from the first line, with a 95 % bootstrap
 interval over episodes, each run's own success, and means of `guide/*` scalars: w, the
 norm of a guided step (normalised action units, over the chunk), what it gains by Q.
+Beside fields a variant may have one of the weights of `benchmarks/weights.py`.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -26,6 +29,7 @@ import numpy as np
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks import weights
 from dynvgd_jax.agent import load_agent
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
@@ -113,11 +117,14 @@ def main(arguments=None, make_env=env_for_agent):
         wins, scalars = [], []
         for run in options.runs:
             fields = {"env.num_threads": options.num_threads}
-            agent = load_agent(run, fields | parse_fields(variant))
+            fields |= parse_fields(variant)
+            weight = fields.pop("weight", None)
+            agent = load_agent(run, fields)
             if env is None:
                 env = make_env(agent, options.num_envs)
             seeds = evaluation_seeds(agent.config.eval.seed, options.episodes)
-            won, means = play(agent, env, seeds, f"{label}, {run.name}")
+            with weights.using(weight, agent) if weight else contextlib.nullcontext():
+                won, means = play(agent, env, seeds, f"{label}, {run.name}")
             wins.append(won)
             scalars.append(means)
         found[label] = wins

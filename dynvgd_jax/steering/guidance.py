@@ -218,13 +218,14 @@ def make_guide_fn(
         x0 = flat + push
         if guidance.dynamic:
             x0 = jnp.clip(x0, -1.0, 1.0)
-        stats = _statistics(flat, x0, grad, push, lam, w, value, z.shape)
+        stats = statistics(flat, x0, grad, push, lam, w, value, z.shape)
         return x0.reshape(z.shape), stats
 
     return guide_fn
 
 
-def _statistics(flat, x0, grad, push, lam, w, value, chunk_shape) -> GuideStats:
+def statistics(flat, x0, grad, push, lam, w, value, chunk_shape) -> GuideStats:
+    """Returns the statistics of one guided step, from `flat` to `x0`, `[B, Ta*Da]`."""
     delta = x0 - flat
     grad_norm = jnp.linalg.norm(grad, axis=-1)
     delta_norm = jnp.linalg.norm(delta, axis=-1)
