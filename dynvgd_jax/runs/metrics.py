@@ -3,10 +3,12 @@
 import csv
 import io
 import os
+import shlex
 import socket
 import struct
+import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -16,9 +18,15 @@ from tensorboardX.record_writer import masked_crc32c
 
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.types import EpisodeResult
+from dynvgd_jax.runs import tensorboard
 from dynvgd_jax.runs.durable import AppendFile, sync
 from dynvgd_jax.runs.lock import FolderLock
-from dynvgd_jax.runs.settings import CONFIG_FILE, write_config, write_versions
+from dynvgd_jax.runs.settings import (
+    CONFIG_FILE,
+    versions,
+    write_config,
+    write_versions,
+)
 
 EPISODES_FILE = "eval.csv"
 EPISODE_COLUMNS = (
@@ -68,7 +76,7 @@ class MetricsLog:
             if not sizes:
                 write_versions(self.workdir)
             write_config(self.workdir, config)
-            self._open_files()
+            self._open_files(config)
         except (OSError, UserError) as error:
             if self._lock is not None:
                 self._lock.release()
@@ -78,7 +86,7 @@ class MetricsLog:
                 error
             )
 
-    def _open_files(self) -> None:
+    def _open_files(self, config: ConfigDict) -> None:
         # TensorBoard reads files in the order of their names, which end in the clock.
         number = len(self._event_files())
         prefix = f"events.resumed{number:05d}" if number else "events"
@@ -87,6 +95,9 @@ class MetricsLog:
         self._episodes = AppendFile(self.workdir / EPISODES_FILE)
         header = Event(wall_time=time.time(), file_version="brain.Event:2")
         self._events.append(_record(header))
+        if not number:
+            for summary in tensorboard.opening(config, _command(), versions()):
+                self._write(0, summary)
         if self._episodes.flush() == 0:
             self._episodes.append(_csv([EPISODE_COLUMNS]))
 
@@ -124,7 +135,13 @@ class MetricsLog:
             Summary.Value(tag=name, simple_value=float(value))
             for name, value in values.items()
         ]
-        summary = Summary(value=points)
+        self._write(step, Summary(value=points))
+
+    def histogram(self, step: int, name: str, values: Sequence[float]) -> None:
+        """Writes a distribution to TensorBoard, at `step` control steps."""
+        self._write(step, tensorboard.histogram(name, values))
+
+    def _write(self, step: int, summary: Summary) -> None:
         event = Event(wall_time=time.time(), step=step, summary=summary)
         self._events.append(_record(event))
 
@@ -171,6 +188,11 @@ def check_sizes(workdir: Path, sizes: Mapping[str, int]) -> None:
         path = workdir / Path(name).name
         if path.is_symlink() or not path.is_file() or path.stat().st_size < size:
             raise UserError(f"{path} is missing or shorter than at the checkpoint")
+
+
+def _command() -> str:
+    """The command that this process was started by."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _record(event: Event) -> bytes:

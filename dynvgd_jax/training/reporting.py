@@ -7,7 +7,7 @@ import numpy as np
 
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.types import EpisodeResult
-from dynvgd_jax.runs.report import summarise
+from dynvgd_jax.runs.report import Summary, summarise
 from dynvgd_jax.training import processes
 from dynvgd_jax.training.divergence import (
     ValueRange,
@@ -109,16 +109,29 @@ def record_evaluation(
     seed.log.episodes(env_steps, name, results)
     steered = name.startswith(f"{seed.config.method}/") and not name.startswith("base/")
     prefix = "eval" if steered else f"eval_{name}"
+    rates = {f"{prefix}/success_rate": _success_rate(summary)}
+    if steered:  # the base policy's as lines beside the curve
+        bases = (s for s in seed.summaries if s.policy.startswith("base/"))
+        rates |= {f"eval_{s.policy}/success_rate": _success_rate(s) for s in bases}
     seed.log.scalars(
         env_steps,
-        {
-            f"{prefix}/success_rate": summary.success_chunk / summary.episodes,
+        rates
+        | {
             f"{prefix}/success_any_rate": summary.success_any / summary.episodes,
             f"{prefix}/reward": summary.mean_return,
             f"{prefix}/timesteps": summary.mean_length,
             f"{prefix}/faults": summary.faults,
         },
     )
+    for quantity, values in (
+        ("episode_length", [r.length for r in results]),
+        ("return", [r.episode_return for r in results]),
+    ):
+        seed.log.histogram(env_steps, f"{prefix}/{quantity}", values)
+
+
+def _success_rate(summary: Summary) -> float:
+    return summary.success_chunk / summary.episodes
 
 
 def finite_chunks(run: RunState, chunks: jax.Array) -> np.ndarray:

@@ -27,7 +27,11 @@ def read_scalars(folder):
         while data:
             size = int.from_bytes(data[:8], "little")
             event = Event.FromString(data[12 : 12 + size])
-            points += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            points += [
+                (event.step, v.tag, v.simple_value)
+                for v in event.summary.value
+                if v.WhichOneof("value") == "simple_value"
+            ]
             data = data[16 + size :]
     return points
 

@@ -1,0 +1,79 @@
+"""What TensorBoard shows beside scalars: arranged charts, the run in words, bins."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+from tensorboardX import summary
+from tensorboardX.proto.summary_pb2 import Summary
+
+from dynvgd_jax.core.fields import field_names, get_field
+
+# Charts of the tab "Custom Scalars" by group: title -> scalars, as regular expressions.
+TRAIN_CHARTS = {
+    "Success": {
+        "evaluation, steered and base": (
+            r"^eval/success_rate$",
+            r"^eval_base/[^/]+/success_rate$",
+        ),
+        "training, recent episodes": (r"^train/success_rate$",),
+        "mean return": (r"^eval/reward$", r"^train/ep_rew_mean$"),
+    },
+    "Guidance": {
+        "lambda": (r"^guide/lambda_(base|mean)$",),
+        "weight w": (r"^guide/weight_mean$",),
+        "moved by (normalised action units)": (r"^guide/delta_norm$",),
+        "gained by Q: a step, the choice": (r"^guide/(delta_q|candidate_gain)$",),
+    },
+    "Critics": {
+        "Q": (r"^train/q\d+_mean$",),
+        "disagreement (deviation between critics)": (r"^train/q_std_inter_critic$",),
+        "TD error": (r"^train/td_error_mean$",),
+        "loss": (r"^train/critic_loss$",),
+        "gradient norm": (r"^train/critic_grad_norm$",),
+    },
+    "Speed": {
+        "control steps per second": (r"^time/control_steps_per_s$",),
+        "share of time": (r"^time/.*_share$",),
+    },
+}
+PRETRAIN_CHARTS = {"Pre-training": {"loss": (r"^pretrain/.*loss$",)}}
+CHARTS = {"train": TRAIN_CHARTS, "pretrain": PRETRAIN_CHARTS}
+# What runs are compared by in the tab "HParams".
+METRICS = {"train": ("eval/success_rate",), "pretrain": ("pretrain/validation_loss",)}
+
+
+def opening(
+    config: ConfigDict, command: str, versions: Mapping[str, str]
+) -> list[Summary]:
+    """Returns what a run's first event file begins with.
+
+    Args:
+      config: of the run.
+      command: that started it.
+      versions: of program and libraries, by name.
+    """
+    charts = {
+        group: {title: ("Multiline", list(tags)) for title, tags in of_group.items()}
+        for group, of_group in CHARTS[config.job].items()
+    }
+    fields = {name: get_field(config, name) for name in field_names(config)}
+    values = {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in fields.items()
+    }
+    rows = "".join(f"| {name} | {version} |\n" for name, version in versions.items())
+    as_json = json.dumps(config.to_dict(), indent=2, sort_keys=True)
+    return [
+        summary.custom_scalars(charts),
+        *summary.hparams(values, dict.fromkeys(METRICS[config.job])),
+        summary.text("run/command", f"```\n{command}\n```"),
+        summary.text("run/configuration", f"```json\n{as_json}\n```"),
+        summary.text("run/versions", f"| | version |\n|---|---|\n{rows}"),
+    ]
+
+
+def histogram(name: str, values: Sequence[float]) -> Summary:
+    """Returns the distribution of `values` in 30 bins of equal width."""
+    return summary.histogram(name, np.asarray(values, np.float64), bins=30)
