@@ -29,6 +29,16 @@ def test_files_and_tests_that_a_page_names_exist(page):
     assert missing == []
 
 
+def test_the_configuration_reference_is_current():
+    from docs import generate_configuration
+
+    text = generate_configuration.PAGE.read_text()
+    assert text == generate_configuration.page(), (
+        "run python -m docs.generate_configuration"
+    )
+    assert all(len(said) > 12 for said in generate_configuration.meanings().values())
+
+
 def _example(path: str) -> bool:
     """Names that stand for files of a user's, or of another package."""
     return "NAME" in path or "TASK" in path or path == "macros_private.py"
