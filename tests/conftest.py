@@ -60,12 +60,14 @@ def pytest_configure(config):
     """Quick tests do not wait for XLA to polish programs that run for a moment.
 
     Nor do the processes that they start. What computes for long is polished all the
-    same, with `polished_programs`, and so is every slow test.
+    same, with `polished_programs`, and so is every slow test. They do not wait for the
+    disk either: what a killed process has written stays in the kernel's memory.
     """
     if config.option.markexpr != "not slow":
         return
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_disable_most_optimizations", True)
+    os.fsync = lambda descriptor: None
     # The emitters of before compile in half the time. XLA is gone when it is given a
     # flag that it does not know, as another release may not.
     if jax.__version__.startswith("0.9."):
