@@ -42,3 +42,10 @@ def test_the_configuration_reference_is_current():
 def _example(path: str) -> bool:
     """Names that stand for files of a user's, or of another package."""
     return "NAME" in path or "TASK" in path or path == "macros_private.py"
+
+
+def test_citation_and_changelog_name_this_version():
+    from dynvgd_jax import __version__
+
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
