@@ -1,4 +1,4 @@
-"""Whole runs of the edit: broken off and resumed, loaded, audited, of older versions."""
+"""Whole runs of the edit: broken off and resumed, loaded, audited, of before it."""
 
 import json
 import shutil
@@ -45,8 +45,7 @@ def config(toy_policy, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "run"
-    with pytest.MonkeyPatch.context():
-        train(config, folder, make_env=ReachEnv)
+    train(config, folder, make_env=ReachEnv)
     return folder
 
 
