@@ -175,7 +175,7 @@ def get_config() -> ConfigDict:
 
     config.edit = ConfigDict()
     # Most by which method "edit" moves any number of a chunk, in normalised action
-    # units; 0 moves nothing. Our choice, of EXPO's 0.05 to 0.2.
+    # units; 0 moves nothing. Our choice.
     config.edit.max_step = 0.1
     # What a move costs its network, in units of Q per squared normalised action unit,
     # all numbers of the chunk together. Along a gradient of norm g it then pays up to a
