@@ -144,7 +144,7 @@ FIELDS: dict[str, list[Moved] | str] = {
     ],
     "proposals.dtype": ELSEWHERE + "test_proposing.py",
     # an edit is nothing before the first training call, and costs nothing in it
-    "edit.max_step": [Moved(0.5, {"act2", "guide2", "call2"}, EDIT, slow=True)],
+    "edit.max_step": [Moved(0.5, {"critics1"}, EDIT, slow=True)],
     "edit.penalty": [Moved(5.0, {"call2"}, EDIT, slow=True)],
     "edit.width": [Moved(6, {"critics1"}, EDIT, slow=True)],
     "edit.depth": [Moved(2, {"critics1"}, EDIT, slow=True)],
