@@ -3,8 +3,9 @@
     python -m benchmarks.proposals [--config=configs/square_ddim8.py:quick] [--calls=4]
 
 Times the training call of a configuration with its replay buffer on the device, in
-turns: with all stored proposals, with fewer of them (`target_proposals`), and with one
-chunk that every step decodes instead (`target_backup=guided`). Prints the milliseconds
+turns: with all stored proposals, with fewer of them (`target_proposals`), with edits of
+these beside them (`method=edit`), and with one chunk that every step decodes instead
+(`target_backup=guided`). Prints the milliseconds
 of wall-clock and of CPU time of one gradient step, the least over the calls, and the
 share of the first.
 """
@@ -90,6 +91,8 @@ def main(arguments=None):
     count = config.guidance.candidates
     cases = {f"all {count}": {"target_proposals": 0}}
     cases |= {f"{n}": {"target_proposals": n} for n in (count // 2, 1) if n}
+    edited = {"method": "edit", "target_proposals": count // 2}
+    cases[f"{count // 2} and their edits"] = edited
     cases["decoded"] = {"target_backup": "guided"}
     cases = {name: Case(config, policy, what) for name, what in cases.items()}
     for number in range(1, options.calls + 1):

@@ -19,6 +19,8 @@ def get_config() -> ConfigDict:
     # "lift", "can", "square" or "transport" (robosuite 1.4.1).
     config.task = "can"
     # "dynvgd": guidance weighted by the critics' uncertainty; "vgd": fixed weight;
+    # "best_of_n": the critics choose among proposals; "edit": and among small learned
+    # moves of them; both need `target_backup` "max" or "mean", as in preset :quick;
     # "golden_ticket": one fixed start noise, nothing learned; "base": no guidance.
     config.method = "dynvgd"
     # The frozen diffusion policy: "builtin" or a folder that pretrain wrote.
@@ -170,6 +172,19 @@ def get_config() -> ConfigDict:
     # Floating-point numbers in which they are kept: "float32", or "float16" in half the
     # memory, rounded by up to 2.5e-4 of an action's range of [-1, 1].
     config.proposals.dtype = "float32"
+
+    config.edit = ConfigDict()
+    # Most by which method "edit" moves any number of a chunk, in normalised action
+    # units; 0 moves nothing. Our choice.
+    config.edit.max_step = 0.1
+    # What a move costs its network, in units of Q per squared normalised action unit,
+    # all numbers of the chunk together. Along a gradient of norm g it then pays up to a
+    # length of g / (2 penalty); Square's critics have g of some 15. Our choice.
+    config.edit.penalty = 50.0
+    # Hidden units per layer of that network. Our choice.
+    config.edit.width = 256
+    # Hidden layers, as the critics' are. Our choice.
+    config.edit.depth = 3
 
     config.golden_ticket = ConfigDict()
     # Start noises of which the best is sought, by turns for a whole training episode.

@@ -20,10 +20,20 @@ def best_of(
       obs: `[B, Do]`.
       chunks: `[B, C, Ta, Da]`, C candidates for each observation.
     """
-    batch, candidates = chunks.shape[:2]
-    flat = chunks.reshape(batch * candidates, -1)
-    value = value_fn(jnp.repeat(obs, candidates, axis=0), flat)
-    value = value.reshape(batch, candidates)
+    batch = len(chunks)
+    value = values_of(value_fn, obs, chunks)
     best = jnp.argmax(value, axis=1)
     gain = jnp.mean(jnp.max(value, axis=1) - jnp.mean(value, axis=1))
     return chunks[jnp.arange(batch), best], gain
+
+
+def values_of(
+    value_fn: Callable[[jax.Array, jax.Array], jax.Array],
+    obs: jax.Array,
+    chunks: jax.Array,
+) -> jax.Array:
+    """Returns the value `[B, C]` of every chunk; arguments as `best_of`'s."""
+    batch, candidates = chunks.shape[:2]
+    flat = chunks.reshape(batch * candidates, -1)
+    value = value_fn(jnp.repeat(obs, candidates, axis=0), flat)
+    return value.reshape(batch, candidates)

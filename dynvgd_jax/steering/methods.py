@@ -12,6 +12,7 @@ from dynvgd_jax.core.precision import with_precision
 from dynvgd_jax.core.types import PyTree
 from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.steering import (
+    edit,
     golden_ticket,
     guidance,
     noise,
@@ -27,6 +28,8 @@ METHODS: dict[str, Callable[[Setting], Method]] = {
     "dynvgd": vgd.dynvgd,
     "vgd": vgd.vgd,
     "base": vgd.base,
+    "best_of_n": vgd.best_of_n,
+    "edit": edit.edit,
     "golden_ticket": golden_ticket.golden_ticket,
 }
 

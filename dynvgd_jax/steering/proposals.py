@@ -74,6 +74,16 @@ def proposals_options(setting: Setting) -> Proposals:
     )
 
 
+def require_stored(options: Proposals, method: str) -> None:
+    """Raises UserError where a method finds no stored proposals for its targets."""
+    if not options.stored:
+        raise UserError(
+            f"config.target_backup: found 'guided', expected 'max' or 'mean' for "
+            f"method {method!r}, whose targets look at stored proposals; preset :quick "
+            "has them"
+        )
+
+
 def candidate_noise(
     options: Proposals,
     key: jax.Array,
@@ -103,12 +113,18 @@ def make_propose(
     def propose(params, inputs: ActInputs) -> dict[str, jax.Array]:
         of_episode = (inputs.key, inputs.seeds, inputs.chunk_index)
         noise = candidate_noise(options, *of_episode, setting.chunk_shape)
-        x = noise.reshape(-1, *setting.chunk_shape)
-        obs = jnp.repeat(inputs.obs, options.count, axis=0)
-        chunks = sample(setting.denoiser, params, x, obs)
-        return {PROPOSALS: chunks.reshape(noise.shape)}
+        return {PROPOSALS: decode_candidates(setting, params, noise, inputs.obs)}
 
     return propose
+
+
+def decode_candidates(
+    setting: Setting, params: PyTree, noise: jax.Array, obs: jax.Array
+) -> jax.Array:
+    """Returns the unguided policy's chunks from noise `[B, C, Ta, Da]`."""
+    x = noise.reshape(-1, *setting.chunk_shape)
+    repeated = jnp.repeat(obs, noise.shape[1], axis=0)
+    return sample(setting.denoiser, params, x, repeated).reshape(noise.shape)
 
 
 def stored_example(options: Proposals, setting: Setting) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Dynamic VGD and VGD: acting and the training call; with scale 0 the base policy.
+"""Dynamic VGD, VGD; with scale 0 the choice among proposals, and the base policy.
 
 `make_vgd` binds the static sizes and choices; everything it returns takes its state and
 gives it back.
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import count, number, one_of
 from dynvgd_jax.core.types import PyTree, Transition
 from dynvgd_jax.diffusion.base import decode
@@ -43,13 +44,13 @@ from dynvgd_jax.steering.proposals import (
     draw_subset,
     make_propose,
     proposals_options,
+    require_stored,
     stored_example,
     target_over_proposals,
 )
 from dynvgd_jax.steering.weight import dynamic_weight
 
-# Folded into an update's key, which is otherwise split in two.
-BLUR_KEY, PAIR_KEY = 2, 3
+BLUR_KEY = 2  # folded into an update's key, which is otherwise split in two
 
 # The critics' parameters that guide and choose; table of config strings.
 GUIDING_CRITICS: dict[str, Callable[[CriticState], PyTree]] = {
@@ -128,6 +129,27 @@ def base(setting: Setting) -> Method:
     return _method(setting, options)._replace(update=None)
 
 
+def best_of_n(setting: Setting) -> Method:
+    """Returns the choice among stored proposals, whatever `guidance.scale` says.
+
+    Targets look at them as `target_backup` says; the maximum is EMaQ's (Ghasemipour et
+    al. 2021).
+
+    Raises:
+      UserError: no proposals are stored, or there is one to choose from.
+    """
+    options = vgd_options(setting, dynamic=False)
+    if options.proposals.count < 2:
+        raise UserError(
+            f"config.guidance.candidates: found {options.proposals.count}, expected at "
+            "least 2 for method 'best_of_n', which chooses among them; preset :quick "
+            "has 8"
+        )
+    require_stored(options.proposals, "best_of_n")
+    guidance = options.guidance._replace(scale=0.0)
+    return _method(setting, options._replace(guidance=guidance))
+
+
 def _method(setting: Setting, options: VgdOptions) -> Method:
     critic = make_critic(setting.config, setting.obs_dim, setting.flat_dim)
     return make_vgd(options, critic, setting)
@@ -173,11 +195,7 @@ class _Vgd:
     steps: range  # the guided ones
 
     def init(self, key: jax.Array) -> LearnerState:
-        params = self.critic.init(key)
-        # The target starts as a copy: donated buffers must not be shared.
-        target_params = jax.tree.map(jnp.copy, params)
-        opt_state = self._optimizer.init(params)
-        critic_state = CriticState(params, target_params, opt_state)
+        critic_state = td.fresh_critics(self.critic, self._optimizer, key)
         return LearnerState(critic_state, jnp.zeros(()), jnp.zeros((), jnp.int32))
 
     def propose(self, params: PyTree, inputs: ActInputs) -> dict[str, jax.Array]:
@@ -217,34 +235,21 @@ class _Vgd:
         stored = self.options.proposals.stored
         targets = self._stored_targets if stored else self._guided_targets
         steps, make_target = targets(state, params, batches, key, env_steps)
-        pair_keys = jax.random.split(
-            jax.random.fold_in(key, PAIR_KEY), len(batches.reward)
-        )
 
-        def one_step(carry, xs):
-            critic_state, num_updates = carry
-            batch, own, pair_key = xs
-            judge = self.critic
-            if self.options.random_pair:
-                judge = td.random_pair(pair_key, judge)
-            now = state._replace(critic=critic_state, num_updates=num_updates)
+        def step(now, judge, batch, own):
             critic_state, metrics = td.gradient_step(
                 self.critic,
                 self._optimizer,
-                critic_state,
+                now.critic,
                 batch,
                 make_target(now, judge, batch, own),
                 self.options.tau,
                 self.setting.average,
             )
-            return (critic_state, num_updates + 1), metrics
+            return now._replace(critic=critic_state), metrics
 
-        carry = (state.critic, state.num_updates)
-        xs = (batches, steps, pair_keys)
-        (critic_state, num_updates), metrics = jax.lax.scan(one_step, carry, xs)
-        metrics = jax.tree.map(jnp.mean, metrics)
-        td_error = metrics["train/td_error_mean"]
-        return LearnerState(critic_state, td_error, num_updates), metrics
+        inputs = (self.critic, state, batches, steps, key, step)
+        return td.training_call(*inputs, pairs=self.options.random_pair)
 
     def _stored_targets(self, state, params, batches, key, env_steps):
         """What each gradient step needs, `[utd, ...]`, and its target function.

@@ -29,6 +29,8 @@ def build(name, **changes):
     config.method, config.ddim_steps, config.guidance.last_k = name, 2, 1
     config.critic.num, config.critic.width, config.critic.depth = 2, 16, 1
     config.first_rollout_env_steps, config.guidance.scale = 0, 0.05
+    if name in ("best_of_n", "edit"):
+        config.guidance.candidates, config.target_backup = 4, "max"
     config.update_from_flattened_dict(changes)
     return build_method(config, make_policy())
 
@@ -94,13 +96,26 @@ def test_vgd_neither_weighs_nor_clips_and_dynvgd_does_both():
     assert np.abs(decisions["dynvgd"].chunk).max() <= 1
 
 
+def test_the_choice_alone_is_vgd_without_guidance_whatever_the_scale():
+    """Of its stored proposals the very same chunk, and no guided step's scalars."""
+    params, inputs = make_policy().params, act_inputs()
+    kept = {"guidance.candidates": 4, "target_backup": "mean"}
+    chosen = build("best_of_n", **{"guidance.scale": 9.0})
+    unguided = build("vgd", **kept | {"guidance.scale": 0.0})
+    state = chosen.init(jax.random.key(0))
+    decisions = [quick_jit(m.act)(state, params, inputs) for m in (chosen, unguided)]
+    np.testing.assert_array_equal(decisions[0].chunk, decisions[1].chunk)
+    assert decisions[0].metrics.keys() == {"guide/candidate_gain"}
+    assert chosen.candidates == 4 and not chosen.follows
+
+
 def test_the_state_of_the_base_policy_is_vgds():
     """So that a run's critics can be looked at without them."""
     shapes = [
         jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state_shapes(build(name)))
-        for name in ("base", "vgd", "dynvgd")
+        for name in ("base", "vgd", "dynvgd", "best_of_n")
     ]
-    assert shapes[0] == shapes[1] == shapes[2]
+    assert shapes[0] == shapes[1] == shapes[2] == shapes[3]
 
 
 def test_without_noise_and_key_there_is_nothing_to_act_from():

@@ -210,7 +210,7 @@ def test_a_training_call_equals_a_loop(backup, reduce):
     batches, key = batch_of(4, 2, BATCH), jax.random.key(9)
     found, metrics = quick_jit(method.update)(state, None, batches, key, 0)
     subset_keys = jax.random.split(jax.random.split(key)[1], 2)
-    pair_keys = jax.random.split(jax.random.fold_in(key, vgd.PAIR_KEY), 2)
+    pair_keys = jax.random.split(jax.random.fold_in(key, td.PAIR_KEY), 2)
     options = Proposals(COUNT, backup=backup, subset=3)
     adam, expected = td.make_optimizer(1e-2), state.critic
     for i in range(2):

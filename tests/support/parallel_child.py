@@ -316,7 +316,7 @@ def run(policy, folder, vector_steps, num_seeds=1, method="dynvgd"):
         num_seeds=int(num_seeds),
         method="dynvgd" if method == "proposals" else method,
     )
-    if method == "proposals":
+    if method in ("proposals", "edit"):
         config.update_from_flattened_dict(PROPOSALS)
     if method == "golden_ticket":
         with config.unlocked():

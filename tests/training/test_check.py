@@ -131,6 +131,7 @@ def test_hour_goes_on_where_quick_ends(name):
         ),
         ({"method": "golden"}, "did you mean 'golden_ticket'"),
         ({"golden_ticket.num_tickets": 0}, "num_tickets: found 0, expected a number"),
+        ({"edit.max_step": -0.1}, "edit.max_step: found -0.1, expected a number from"),
         ({"critic.kind": "means"}, "critic.kind: found 'means', expected one of mean"),
         ({"base_policy": "builtin:sqare"}, "no built-in policy 'sqare'"),
         ({"guidance.point": "estimat"}, "did you mean 'estimate'"),

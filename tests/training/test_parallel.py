@@ -96,7 +96,7 @@ def test_seeds_side_by_side_learn_as_alone():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["dynvgd", "golden_ticket", "proposals"])
+@pytest.mark.parametrize("method", ["dynvgd", "golden_ticket", "proposals", "edit"])
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_run_of_several_seeds_resumes_bit_for_bit(tmp_path, devices, method):
     policy = random_policy(tmp_path / "policy")

@@ -51,6 +51,7 @@ ALL_STEPS = {"guidance.last_k": 0}
 CANDIDATES = {"guidance.candidates": 4}
 KEPT = CANDIDATES | {"target_backup": "max"}
 CALL = {"call1", "critics1"}
+EDIT = KEPT | {"method": "edit", "edit.width": 4, "edit.depth": 1}
 QUANTILE, HL_GAUSS = {"critic.kind": "quantile"}, {"critic.kind": "hl_gauss"}
 OFFLINE = {"replay.offline_dataset": "offline.npz"}
 ELSEWHERE = "not a piece of these runs, see "
@@ -142,6 +143,11 @@ FIELDS: dict[str, list[Moved] | str] = {
         Moved(("tanh_randn", "randn"), CALL | {"act1", "guide1", "guide2"}, KEPT),
     ],
     "proposals.dtype": ELSEWHERE + "test_proposing.py",
+    # an edit is nothing before the first training call, and costs nothing in it
+    "edit.max_step": [Moved(0.5, {"critics1"}, EDIT, slow=True)],
+    "edit.penalty": [Moved(5.0, {"call2"}, EDIT, slow=True)],
+    "edit.width": [Moved(6, {"critics1"}, EDIT, slow=True)],
+    "edit.depth": [Moved(2, {"critics1"}, EDIT, slow=True)],
     "golden_ticket.num_tickets": ELSEWHERE + "test_wiring_by_hand.py",
     "replay.capacity": [Moved(4, {"stored", "call2"})],
     "replay.memory": [Moved("host", {"call1", "critics1"})],

@@ -11,6 +11,8 @@ from dynvgd_jax.core.fields import number
 from dynvgd_jax.core.types import PyTree, Transition
 from dynvgd_jax.steering.critics.base import Critic
 
+PAIR_KEY = 3  # folded into an update's key, which is otherwise split in two
+
 FIELDS = {
     "learning_rate": number(0.0, 1.0),
     "target_tau": number(0.0, 1.0),
@@ -23,6 +25,16 @@ class CriticState(NamedTuple):
     params: PyTree  # current critics, leading axis N
     target_params: PyTree  # Polyak average of `params`
     opt_state: Any  # Adam's moments
+
+
+def fresh_critics(
+    critic: Critic, optimizer: optax.GradientTransformation, key: jax.Array
+) -> CriticState:
+    """Returns critics that have learned nothing."""
+    params = critic.init(key)
+    # The target starts as a copy: donated buffers must not be shared.
+    target_params = jax.tree.map(jnp.copy, params)
+    return CriticState(params, target_params, optimizer.init(params))
 
 
 def polyak(target: PyTree, current: PyTree, tau: float) -> PyTree:
@@ -85,6 +97,40 @@ def gradient_step(
         "train/critic_grad_norm": global_norm(grads)
     }
     return CriticState(params, target_params, opt_state), metrics
+
+
+def training_call(
+    critic: Critic,
+    state: Any,
+    batches: Transition,
+    own: PyTree,
+    key: jax.Array,
+    step: Callable[[Any, Critic, Transition, Any], tuple[Any, dict[str, jax.Array]]],
+    *,
+    pairs: bool,
+) -> tuple[Any, dict[str, jax.Array]]:
+    """Returns a method's state after one `step` a batch, and their mean scalars.
+
+    Args:
+      critic: whose targets they are.
+      state: with `num_updates` and `td_error`, which are set here.
+      batches: transitions `[utd, B, ...]`.
+      own: arrays `[utd, ...]`, what else each step needs.
+      key: of the update; it may have been split, not folded.
+      step: `(state, critic of the targets, batch, own) -> (state, scalars)`.
+      pairs: targets are those of two members, drawn for every step.
+    """
+    keys = jax.random.split(jax.random.fold_in(key, PAIR_KEY), len(batches.reward))
+
+    def one_step(now, xs):
+        batch, own_part, pair_key = xs
+        judge = random_pair(pair_key, critic) if pairs else critic
+        now, metrics = step(now, judge, batch, own_part)
+        return now._replace(num_updates=now.num_updates + 1), metrics
+
+    state, metrics = jax.lax.scan(one_step, state, (batches, own, keys))
+    metrics = jax.tree.map(jnp.mean, metrics)
+    return state._replace(td_error=metrics["train/td_error_mean"]), metrics
 
 
 def global_norm(tree: PyTree) -> jax.Array:
