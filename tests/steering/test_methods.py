@@ -29,6 +29,7 @@ def build(name, **changes):
     config.method, config.ddim_steps, config.guidance.last_k = name, 2, 1
     config.critic.num, config.critic.width, config.critic.depth = 2, 16, 1
     config.first_rollout_env_steps, config.guidance.scale = 0, 0.05
+    config.dsrl.actor_width, config.dsrl.actor_depth = 16, 1
     config.update_from_flattened_dict(changes)
     return build_method(config, make_policy())
 

@@ -47,7 +47,7 @@ class Critics:
         return [leaf for c in self.members for d in c.values() for leaf in d.values()]
 
     def __call__(self, obs, action):
-        x = torch.cat([torch.tensor(obs), torch.tensor(action)], -1)
+        x = torch.cat([torch.as_tensor(obs), torch.as_tensor(action)], -1)
         return torch.stack([_forward(member, x) for member in self.members])
 
 
