@@ -68,11 +68,11 @@ class Learner:
         self.options = options
         self.actor = Actor(sac.actor.params)
         self.critics, self.targets = (
-            Critics(tree) for tree in (sac.critic.params, sac.critic.target_params)
+            _critics(tree) for tree in (sac.critic.params, sac.critic.target_params)
         )
         coef = np.float64(sac.log_entropy_coef.params)
         self.log_coef = torch.tensor(coef, requires_grad=True)
-        self.noise_critics = noise_critic and Critics(noise_critic.params)
+        self.noise_critics = noise_critic and _critics(noise_critic.params)
         parts = {
             "actor": self.actor.parameters(),
             "critics": self.critics.parameters(),
@@ -134,6 +134,11 @@ class Learner:
         loss = 0.5 * sum(functional.mse_loss(a, b) for a, b in zip(q, wanted))
         self.descend("noise", loss)
         return loss.item()
+
+
+def _critics(params):
+    """Parameters of all critics in one order: `tree.map` sorts by name."""
+    return Critics(jax.tree.map(np.asarray, params))
 
 
 def decoded(obs, flat_noise):
