@@ -144,7 +144,7 @@ def test_scalars_agree_with_float64(calls):
 
 
 def test_actions_agree_with_float64(calls):
-    """From given draws, with our own parameters; without one the actor takes its mode."""
+    """From given draws, with our parameters; without one it is the actor's mode."""
     state, learner, *_ = calls
     make = dsrl_na.dsrl_na if learner.noise_critics else dsrl_sac.dsrl_sac
     method, _ = build(make)

@@ -166,7 +166,7 @@ def test_hour_goes_on_where_quick_ends(name):
         ({"golden_ticket.num_tickets": 0}, "num_tickets: found 0, expected a number"),
         (
             {"dsrl.noise_magnitude": 0.0},
-            "noise_magnitude: found 0.0, expected a number",
+            "noise_magnitude: found 0.0, expected a",
         ),
         ({"dsrl.distill_steps": 0}, "distill_steps: found 0, expected a number from 1"),
         ({"dsrl.distill_noise": "rand"}, "did you mean 'randn'"),

@@ -107,7 +107,7 @@ def test_critics_of_chunks_can_be_audited_those_of_noises_not(finished, tmp_path
 
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory):
-    path, rng = tmp_path_factory.mktemp("offline") / "offline.npz", None
+    path = tmp_path_factory.mktemp("offline") / "offline.npz"
     rng = np.random.default_rng(0)
     np.savez(
         path,
@@ -158,4 +158,4 @@ def test_a_run_of_before_dsrl_has_its_defaults(finished_run, tmp_path):
     content = json.loads((folder / "config.json").read_text())
     del content["dsrl"]
     (folder / "config.json").write_text(json.dumps(content))
-    assert load_agent(folder).config.dsrl == defaults.dsrl
+    assert load_agent(folder).config.dsrl.to_dict() == defaults.dsrl.to_dict()
