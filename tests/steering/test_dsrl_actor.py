@@ -1,6 +1,5 @@
 """The noise actor: its distribution by hand, its entropy, what it acts from."""
 
-import dataclasses
 import math
 
 import jax
@@ -297,15 +296,32 @@ def test_a_field_changes_this_and_no_more(field, unmoved):
     assert differ == changes | ({"evaluate"} if "act" in changes else set())
 
 
-def test_devices_share_gradients_and_scalars():
-    """Two halves of a batch, averaged, learn as the whole one does."""
-    sac = make_sac(small(**{"learning_rate": 1e-2}), None)
-    grads = jnp.float32([3.0, -1.0])
-    halves = jax.vmap(
-        lambda own: dataclasses.replace(
-            sac, average=lambda tree: jax.lax.pmean(tree, "halves")
-        ).descend(sac.begin(jnp.float32(0.0)), own),
-        axis_name="halves",
-    )(grads)
-    whole = sac.descend(sac.begin(jnp.float32(0.0)), jnp.mean(grads))
-    np.testing.assert_array_equal(halves.params, np.full(2, whole.params))
+@pytest.mark.parametrize("name", METHODS)
+def test_devices_with_their_own_batches_hold_the_same_state(name):
+    """All gradients and scalars are averaged: of what is not, each would have its own."""
+    setting = small(name, **{"dsrl.distill_steps": 2})
+    alone, shared = (
+        METHODS[name](setting._replace(average=average))
+        for average in (lambda tree: tree, lambda tree: jax.lax.pmean(tree, "devices"))
+    )
+    state, params = alone.init(jax.random.key(0)), toy.to_jax(toy.weights())
+    batches = toy.transitions(0, 2, 2 + alone.more_batches, 16)
+    noise = np.random.default_rng(0).uniform(-1, 1, (*batches.reward.shape, *toy.CHUNK))
+    batches = batches._replace(extras={NOISE: np.float32(noise)})
+    keys = jax.random.split(jax.random.key(1))
+
+    def update(method):
+        own = jax.vmap(
+            lambda batches, key: method.update(state, params, batches, key, 0),
+            axis_name="devices",
+        )
+        return quick_jit(own)(batches, keys)
+
+    for leaf in jax.tree.leaves(update(shared)):
+        np.testing.assert_array_equal(leaf[0], leaf[1])
+    apart = [
+        np.abs(leaf[0] - leaf[1]).max()
+        for leaf in jax.tree.leaves(update(alone)[0])
+        if leaf.dtype == jnp.float32
+    ]
+    assert min(apart) > 0
