@@ -298,7 +298,7 @@ def test_a_field_changes_this_and_no_more(field, unmoved):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_devices_with_their_own_batches_hold_the_same_state(name):
-    """All gradients and scalars are averaged: of what is not, each would have its own."""
+    """What were not averaged, gradient or scalar, each would have for itself."""
     setting = small(name, **{"dsrl.distill_steps": 2})
     alone, shared = (
         METHODS[name](setting._replace(average=average))
