@@ -3,9 +3,9 @@
 On an analytic task (`tests/support/reach.py`) a base policy is pre-trained on an
 operator who takes a wrong turn more often than not. Over five seeds, side by side in
 one program, Dynamic VGD raises the return by a stated margin; with the gradient's sign
-flipped it does not; likewise DSRL's actors. The mean return per episode lies between -32 (always far) and about
--5 (straight to the goal); the margin of 1.5 is about three times the standard error of
-one evaluation.
+flipped it does not; likewise DSRL's actors. The mean return per episode lies between
+-32 (always far) and about -5 (straight to the goal); the margin of 1.5 is about three
+times the standard error of one evaluation.
 """
 
 import jax
