@@ -21,7 +21,8 @@ def get_config() -> ConfigDict:
     # "dynvgd": guidance weighted by the critics' uncertainty; "vgd": fixed weight;
     # "best_of_n": the critics choose among proposals; "edit": and among small learned
     # moves of them; both need `target_backup` "max" or "mean", as in preset :quick;
-    # "golden_ticket": one fixed start noise, nothing learned; "base": no guidance.
+    # "golden_ticket": one fixed start noise, nothing learned; "base": no guidance;
+    # "dsrl_na", "dsrl_sac": an actor that learns the start noise.
     config.method = "dynvgd"
     # The frozen diffusion policy: "builtin" or a folder that pretrain wrote.
     config.base_policy = "builtin"
@@ -189,6 +190,30 @@ def get_config() -> ConfigDict:
     config.golden_ticket = ConfigDict()
     # Start noises of which the best is sought, by turns for a whole training episode.
     config.golden_ticket.num_tickets = 64
+
+    config.dsrl = ConfigDict()
+    # Bound of the learned start noise, in each of its Ta * Da dimensions. DSRL-NA ran
+    # with 1, DSRL-SAC with 1.5. Published.
+    config.dsrl.noise_magnitude = 1.0
+    # Start noises of the first rollouts: "uniform" within the bound (published), or
+    # "explore", as the group above says, clipped to the bound.
+    config.dsrl.first_noise = "uniform"
+    # Hidden units per layer and hidden layers of the actor. Published.
+    config.dsrl.actor_width = 2048
+    config.dsrl.actor_depth = 3
+    # Entropy of the actor's unit noise, in nats, that the entropy coefficient is
+    # learned for. At most Ta * Da log(2). Published.
+    config.dsrl.target_entropy = 0.0
+    # What the coefficient starts from, in units of Q per nat. Published.
+    config.dsrl.initial_entropy_coef = 1.0
+    # Whether an evaluation takes the actor's mode. Published: no, it samples.
+    config.dsrl.deterministic_eval = False
+    # Of DSRL-NA: gradient steps of the noise critics after those of a training call,
+    # each on its own batch. Published.
+    config.dsrl.distill_steps = 10
+    # Of DSRL-NA: start noises at which they learn, "randn", beyond the bound too
+    # (published), or "uniform" within it.
+    config.dsrl.distill_noise = "randn"
 
     config.replay = ConfigDict()
     # Transitions (action chunks) kept, oldest overwritten first. Published; memory is

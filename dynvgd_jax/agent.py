@@ -51,10 +51,14 @@ class Agent:
     ) -> np.ndarray:
         """Returns `[B, Ta, Da]`: the steered decode of exactly `noise`.
 
+        A method that learns its start noise needs none: the golden ticket has one, and
+        DSRL's actor then takes its mode.
+
         Args:
           obs: `[B, Do]` normalised observations.
           noise: `[B, Ta, Da]` start noise; of `[B, C, Ta, Da]` the one whose chunk the
-            critics value most; None for a method that has learned its own noise.
+            critics value most; for DSRL the normal draw with which its actor samples;
+            None for a method that has learned its own noise.
           td_error: mean |Q - y| that w_global sees, in Q units; None takes the run's.
 
         Raises:
@@ -67,7 +71,7 @@ class Agent:
                 f"found obs {obs.shape}, expected (B, {self.policy.obs_dim}), B at "
                 "least 1"
             )
-        if noise is None and self.method.value is not None:
+        if noise is None and not self.method.own_noise:
             raise ValueError(
                 f"found no noise, expected one for method {self.config.method!r}"
             )
@@ -83,8 +87,8 @@ class Agent:
         if td_error is not None:
             if self.method.value is None:
                 raise UserError(
-                    f"method {self.config.method!r} has no critics, found a td_error; "
-                    "give none"
+                    f"method {self.config.method!r} has no critics of chunks, found a "
+                    "td_error; give none"
                 )
             if not td_error >= 0:  # nor NaN
                 raise ValueError(f"found td_error {td_error}, expected at least 0")

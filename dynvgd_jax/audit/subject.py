@@ -26,7 +26,8 @@ def make_subject(agent: Agent, noise_kind: str, seed: int) -> Subject:
     config, policy, method = agent.config, agent.policy, agent.method
     if method.value is None:
         raise UserError(
-            f"method {config.method!r} has no critics; audit a run of another method"
+            f"method {config.method!r} has no critics of chunks; audit a run of "
+            "another method"
         )
     if int(agent.learner.num_updates) == 0:
         raise UserError(

@@ -33,6 +33,15 @@ ADDED_FIELDS = {
     "target_backup": "guided",
     "target_proposals": 0,
     "replay.offline_filter_key": "",
+    "dsrl.noise_magnitude": 1.0,
+    "dsrl.first_noise": "uniform",
+    "dsrl.actor_width": 2048,
+    "dsrl.actor_depth": 3,
+    "dsrl.target_entropy": 0.0,
+    "dsrl.initial_entropy_coef": 1.0,
+    "dsrl.deterministic_eval": False,
+    "dsrl.distill_steps": 10,
+    "dsrl.distill_noise": "randn",
 }
 LOGGED_PACKAGES = (
     "jax",

@@ -30,8 +30,8 @@ class ActInputs(NamedTuple):
     env_steps: jax.Array | int = 0  # [] control steps of training so far
     # [] bool: an evaluation, where nothing is tried out
     evaluating: jax.Array | bool = False
-    # [B, Ta, Da], or [B, C, Ta, Da] to choose from: start noise to use; None lets the
-    # method draw its own
+    # [B, Ta, Da], or [B, C, Ta, Da] to choose from: start noise to use, or the normal
+    # draw from which a method makes its own; None lets the method draw
     noise: jax.Array | None = None
     # what `Method.propose` gave for these observations; None lets the method draw it
     proposed: dict[str, jax.Array] | None = None
@@ -67,9 +67,10 @@ class Method(NamedTuple):
     act: Callable[[Any, PyTree, ActInputs], Decision]
     # (params, inputs) -> Decision of the first rollouts, before anything is learned
     explore: Callable[[PyTree, ActInputs], Decision]
-    # (state, params, batches [utd, B], key, env_steps) -> (state, `train/*` scalars):
-    # one training call, a gradient step for each batch; None takes no gradient steps.
-    # The first half of `jax.random.split(key)` has drawn the batches.
+    # (state, params, batches [utd + more_batches, B], key, env_steps) ->
+    # (state, `train/*` scalars): one training call, a gradient step for each of the
+    # first utd batches; None takes no gradient steps. The first half of
+    # `jax.random.split(key)` has drawn the batches.
     update: Callable[..., tuple[Any, Metrics]] | None = None
     # (state, ends) -> state, after every vector step; None does not look at them
     observe: Callable[[Any, EpisodeEnds], Any] | None = None
@@ -88,6 +89,11 @@ class Method(NamedTuple):
     # whether batches shall tell what was executed at the next observation
     follows: bool = False
     candidates: int = 1  # start noises whose chunks acting chooses from
+    more_batches: int = 0  # drawn for a training call beside those of its utd steps
+    # whether acting needs neither noise nor key: its start noise is learned
+    own_noise: bool = False
+    # whether its critics value more than rewards, which then do not bound them
+    soft_values: bool = False
 
     @property
     def trains(self) -> bool:

@@ -92,7 +92,7 @@ def golden_ticket(setting: Setting) -> Method:
     def explore(params, inputs: ActInputs) -> Decision:
         raise NotImplementedError("there are no first rollouts")
 
-    return Method(init, act, explore, observe=observe)
+    return Method(init, act, explore, observe=observe, own_noise=True)
 
 
 def best_ticket(state: TicketState) -> tuple[jax.Array, jax.Array]:

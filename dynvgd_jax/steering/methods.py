@@ -12,11 +12,16 @@ from dynvgd_jax.core.precision import with_precision
 from dynvgd_jax.core.types import PyTree
 from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.steering import (
+    dsrl_na,
+    dsrl_sac,
     edit,
     golden_ticket,
     guidance,
     noise,
+    noise_acting,
+    noise_actor,
     proposals,
+    sac,
     vgd,
     weight,
 )
@@ -31,11 +36,14 @@ METHODS: dict[str, Callable[[Setting], Method]] = {
     "best_of_n": vgd.best_of_n,
     "edit": edit.edit,
     "golden_ticket": golden_ticket.golden_ticket,
+    "dsrl_na": dsrl_na.dsrl_na,
+    "dsrl_sac": dsrl_sac.dsrl_sac,
 }
 
 # Rules of every field that decides a steered policy, of all methods.
 FIELDS: dict[str, Rule] = {"method": one_of(METHODS), **precision.FIELDS}
 _PARTS = (noise, proposals, guidance, weight, kinds, td)
+_PARTS += (noise_actor, noise_acting, sac)
 _REGISTERED = (*kinds.CRITICS.values(), *METHODS.values())
 _FILES = (sys.modules[make.__module__] for make in _REGISTERED)
 for _part in (*_PARTS, *_FILES):

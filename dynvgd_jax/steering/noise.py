@@ -30,12 +30,28 @@ def start_noise(
     It depends on the episode's seed `[B]` (uint32) and the chunk's number alone, not on
     how many environments run side by side. `kind` is a key of START_NOISES.
     """
+    keys = _chunk_keys(key, seeds, chunk_index)
+    noise = jax.vmap(lambda own: jax.random.normal(own, shape))(keys)
+    return START_NOISES[kind](noise)
+
+
+def uniform_noise(
+    bound: float, key: jax.Array, seeds: jax.Array, chunk_index: jax.Array, shape
+) -> jax.Array:
+    """As `start_noise`, uniform in +- `bound`."""
+    keys = _chunk_keys(key, seeds, chunk_index)
+    return jax.vmap(
+        lambda own: jax.random.uniform(own, shape, minval=-bound, maxval=bound)
+    )(keys)
+
+
+def _chunk_keys(key: jax.Array, seeds: jax.Array, chunk_index: jax.Array) -> jax.Array:
+    """A key `[B]` for each chunk of each episode."""
 
     def one(seed, index):
-        episode_key = jax.random.fold_in(jax.random.fold_in(key, seed), index)
-        return jax.random.normal(episode_key, shape)
+        return jax.random.fold_in(jax.random.fold_in(key, seed), index)
 
-    return START_NOISES[kind](jax.vmap(one)(seeds, chunk_index))
+    return jax.vmap(one)(seeds, chunk_index)
 
 
 def held_noise(
@@ -67,15 +83,28 @@ def held_noise(
     return by_kind[pair // len(hold_chunks), jnp.arange(len(seeds))]
 
 
-def make_explore(setting: Setting) -> Callable[..., Decision]:
-    """Returns `Method.explore`: the unguided policy from noises held for a while."""
+def make_explore_noise(setting: Setting) -> Callable[[ActInputs], jax.Array]:
+    """Returns what draws the start noise `[B, Ta, Da]` that `config.explore` asks for.
+
+    Without kinds of its own it is of the kind `acting_noise`.
+    """
     config = setting.config
     kinds = tuple(config.explore.noises) or (config.acting_noise,)
     holds = tuple(config.explore.hold_chunks)
 
-    def explore(params, inputs: ActInputs) -> Decision:
+    def draw(inputs: ActInputs) -> jax.Array:
         of_episode = (inputs.key, inputs.seeds, inputs.chunk_index)
-        noise = held_noise(kinds, holds, *of_episode, setting.chunk_shape)
-        return Decision(sample(setting.denoiser, params, noise, inputs.obs), {}, {})
+        return held_noise(kinds, holds, *of_episode, setting.chunk_shape)
+
+    return draw
+
+
+def make_explore(setting: Setting) -> Callable[..., Decision]:
+    """Returns `Method.explore`: the unguided policy from noises held for a while."""
+    draw = make_explore_noise(setting)
+
+    def explore(params, inputs: ActInputs) -> Decision:
+        chunk = sample(setting.denoiser, params, draw(inputs), inputs.obs)
+        return Decision(chunk, {}, {})
 
     return explore

@@ -59,6 +59,10 @@ class ValueRange(NamedTuple):
     bounded: bool
 
 
+# Of critics that value more than rewards, such as an actor's entropy.
+ANY_VALUE = ValueRange(-math.inf, math.inf, bounded=False)
+
+
 def value_range(
     config: ConfigDict, chunk_len: int, max_episode_env_steps: int
 ) -> ValueRange:

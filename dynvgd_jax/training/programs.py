@@ -66,7 +66,7 @@ def compile_programs(
     Raises:
       UserError: batches or environments cannot be shared by the devices.
     """
-    draw = make_draw(config, method.follows)
+    draw = make_draw(config, method.follows, method.more_batches)
     require_shares(
         placement,
         **{

@@ -24,7 +24,7 @@ RING = ReplayState(data=SHARED, cursor=SHARED, size=SHARED, offline=HELD)
 class Draw(NamedTuple):
     """What one training call draws, over all devices and processes."""
 
-    utd: int  # batches
+    utd: int  # batches, those that the method needs beside its gradient steps too
     batch_size: int  # transitions of each
     num_offline: int  # of them, offline ones
     window: Window
@@ -166,12 +166,13 @@ FIELDS = {
 }
 
 
-def make_draw(config: ConfigDict, follow: bool = False) -> Draw:
+def make_draw(config: ConfigDict, follow: bool = False, more: int = 0) -> Draw:
     """Returns what a training call of `config` draws.
 
     Args:
       config: of the run, checked.
       follow: whether batches shall tell what was executed at the next observation.
+      more: batches beside those of the `utd` gradient steps.
 
     Raises:
       UserError: there are offline transitions, but batches would hold none of them.
@@ -186,4 +187,4 @@ def make_draw(config: ConfigDict, follow: bool = False) -> Draw:
                 f"{0.5 / config.batch_size:g}, so that replay.offline_dataset is used"
             )
     window = Window(config.gamma, config.target_n_step, config.num_envs, follow)
-    return Draw(config.utd, config.batch_size, num_offline, window)
+    return Draw(config.utd + more, config.batch_size, num_offline, window)

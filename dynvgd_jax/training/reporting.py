@@ -10,6 +10,7 @@ from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.runs.report import Summary, summarise
 from dynvgd_jax.training import processes
 from dynvgd_jax.training.divergence import (
+    ANY_VALUE,
     ValueRange,
     diagnose,
     range_excess,
@@ -62,6 +63,8 @@ def log_interval(run: RunState) -> None:
     counts |= run.clocks.report(env_steps)
     sizes = run.job.eval_env.sizes
     allowed = value_range(config, sizes.chunk_len, sizes.max_episode_env_steps)
+    if run.job.method.soft_values:
+        allowed = ANY_VALUE
     for seed in run.seeds:
         values = _log_seed(seed, env_steps, counts, allowed)
         warning = range_warning(values, allowed)

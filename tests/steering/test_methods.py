@@ -31,6 +31,7 @@ def build(name, **changes):
     config.first_rollout_env_steps, config.guidance.scale = 0, 0.05
     if name in ("best_of_n", "edit"):
         config.guidance.candidates, config.target_backup = 4, "max"
+    config.dsrl.actor_width, config.dsrl.actor_depth = 16, 1
     config.update_from_flattened_dict(changes)
     return build_method(config, make_policy())
 

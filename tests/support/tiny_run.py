@@ -33,6 +33,8 @@ def tiny(policy, **changes):
     config.total_env_steps = 24 * VECTOR_STEP
     config.utd, config.batch_size = 2, 16
     config.critic.num, config.critic.width, config.critic.depth = 2, 16, 1
+    config.dsrl.actor_width, config.dsrl.actor_depth = 16, 1
+    config.dsrl.distill_steps = 2
     config.eval.episodes = config.eval.num_envs = 3
     config.eval.every_env_steps = 12 * VECTOR_STEP
     config.checkpoint.every_env_steps = 12 * VECTOR_STEP

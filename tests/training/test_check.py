@@ -81,6 +81,39 @@ def test_published_numbers(name):
     assert (c.guidance.first_k, c.guidance.point) == (0, "decoded")
 
 
+# (lr, batch, UTD, gamma, envs, first rollouts in vector steps, noise magnitude)
+PUBLISHED_DSRL = {
+    "can_ddim8_dsrl_na": (3e-4, 256, 20, 0.99, 4, 1501, 1.0),
+    "can_ddim8_dsrl_sac": (3e-4, 256, 20, 0.99, 4, 1501, 1.5),
+    "square_ddim8_dsrl_na": (3e-4, 256, 20, 0.999, 4, 2001, 1.0),
+    "square_ddim8_dsrl_sac": (3e-4, 256, 20, 0.999, 4, 2001, 1.5),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_DSRL)
+def test_published_numbers_of_dsrl(name):
+    c = load(name)
+    check_train(c)
+    check_train(load(name, "quick"))
+    assert name == f"{c.task}_ddim{c.ddim_steps}_{c.method}"
+    assert PUBLISHED_DSRL[name] == (
+        c.learning_rate,
+        c.batch_size,
+        c.utd,
+        c.gamma,
+        c.num_envs,
+        c.first_rollout_env_steps / (c.num_envs * 4),
+        c.dsrl.noise_magnitude,
+    )
+    assert (c.critic.num, c.critic.width, c.critic.depth) == (2, 2048, 3)
+    assert (c.target_reduce, c.target_clip, c.target_tau) == ("min", 0, 0.005)
+    d = c.dsrl
+    assert (d.actor_width, d.actor_depth) == (2048, 3)
+    assert (d.target_entropy, d.initial_entropy_coef) == (0, 1)
+    assert (d.distill_steps, d.distill_noise) == (10, "randn")
+    assert (d.first_noise, d.deterministic_eval) == ("uniform", False)
+
+
 def test_published_quick_changes_sizes_but_not_the_method():
     full, quick = load("square_ddim8"), load("square_ddim8", "published_quick")
     assert quick.total_env_steps == 128_000 and quick.critic.width == 256
@@ -132,6 +165,15 @@ def test_hour_goes_on_where_quick_ends(name):
         ({"method": "golden"}, "did you mean 'golden_ticket'"),
         ({"golden_ticket.num_tickets": 0}, "num_tickets: found 0, expected a number"),
         ({"edit.max_step": -0.1}, "edit.max_step: found -0.1, expected a number from"),
+        (
+            {"dsrl.noise_magnitude": 0.0},
+            "noise_magnitude: found 0.0, expected a",
+        ),
+        ({"dsrl.distill_steps": 0}, "distill_steps: found 0, expected a number from 1"),
+        ({"dsrl.distill_noise": "rand"}, "did you mean 'randn'"),
+        ({"dsrl.first_noise": "uniforn"}, "did you mean 'uniform'"),
+        ({"dsrl.initial_entropy_coef": 0.0}, "initial_entropy_coef: found 0.0, expec"),
+        ({"method": "dsrl"}, "did you mean 'dsrl_na'"),
         ({"critic.kind": "means"}, "critic.kind: found 'means', expected one of mean"),
         ({"base_policy": "builtin:sqare"}, "no built-in policy 'sqare'"),
         ({"guidance.point": "estimat"}, "did you mean 'estimate'"),
@@ -197,9 +239,11 @@ def test_names_of_choices_are_those_of_the_code():
     from dynvgd_jax.envs.robosuite.tasks import TASKS
     from dynvgd_jax.steering.critics.base import RANDOM_PAIR, REDUCERS
     from dynvgd_jax.steering.critics.kinds import CRITICS
+    from dynvgd_jax.steering.dsrl_na import DISTILL_NOISES
     from dynvgd_jax.steering.guidance import ANNEALS, POINTS
     from dynvgd_jax.steering.methods import METHODS
     from dynvgd_jax.steering.noise import START_NOISES
+    from dynvgd_jax.steering.noise_acting import FIRST_NOISES
     from dynvgd_jax.steering.proposals import BACKUPS, DTYPES
     from dynvgd_jax.steering.vgd import GUIDING_CRITICS
     from dynvgd_jax.training.replay_memory import MEMORIES
@@ -218,6 +262,8 @@ def test_names_of_choices_are_those_of_the_code():
         "acting_noise": START_NOISES,
         "guidance.point": POINTS,
         "guidance.critics": GUIDING_CRITICS,
+        "dsrl.first_noise": FIRST_NOISES,
+        "dsrl.distill_noise": DISTILL_NOISES,
     }
     for name, expected in choices.items():
         with pytest.raises(UserError) as caught:

@@ -3,9 +3,9 @@
 On an analytic task (`tests/support/reach.py`) a base policy is pre-trained on an
 operator who takes a wrong turn more often than not. Over five seeds, side by side in
 one program, Dynamic VGD raises the return by a stated margin; with the gradient's sign
-flipped it does not. The mean return per episode lies between -32 (always far) and about
--5 (straight to the goal); the margin of 1.5 is about three times the standard error of
-one evaluation.
+flipped it does not; likewise DSRL's actors. The mean return per episode lies between
+-32 (always far) and about -5 (straight to the goal); the margin of 1.5 is about three
+times the standard error of one evaluation.
 """
 
 import jax
@@ -16,6 +16,7 @@ from configs import base, can_pretrain
 from dynvgd_jax.agent import load_agent
 from dynvgd_jax.core.normalize import Normalization, save_normalization
 from dynvgd_jax.runs.metrics import EPISODES_FILE
+from dynvgd_jax.steering.sac import Sac
 from dynvgd_jax.training.loop import train
 from dynvgd_jax.training.pretrain import pretrain
 from tests.support.reach import STEP, ReachEnv, poor_demonstrations
@@ -113,7 +114,7 @@ def gains(folder, base_policy, name, scale, seeds=5, **changes):
     found = []
     for before, after in summaries.values():
         assert before.policy == "base/tanh_randn"
-        assert after.policy == "dynvgd/tanh_randn"
+        assert after.policy == f"{config.method}/tanh_randn"
         found.append(after.mean_return - before.mean_return)
     assert len(found) == seeds
     return np.array(found)
@@ -128,6 +129,38 @@ def test_dynamic_vgd_improves_a_poor_policy(folder, base_policy):
 @pytest.mark.slow
 def test_flipped_gradient_does_not(folder, base_policy):
     gain = gains(folder, base_policy, "down", -SCALE)
+    assert gain.mean() < 0, gain
+
+
+# Networks of the critics' size; a bonus for the actor's entropy of a fraction of a
+# chunk's reward from the start, and returns of 4 chunks, as there are few updates.
+DSRL = {
+    "dsrl.actor_width": 64,
+    "dsrl.actor_depth": 2,
+    "dsrl.initial_entropy_coef": 0.02,
+    "critic.num": 2,
+    "target_n_step": 4,
+    "utd": 16,
+}
+
+
+def dsrl_gains(folder, base_policy, name, method, **changes):
+    return gains(folder, base_policy, name, 0.0, method=method, **DSRL | changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dsrl_na", "dsrl_sac"])
+def test_dsrl_improves_a_poor_policy(folder, base_policy, method):
+    gain = dsrl_gains(folder, base_policy, method, method)
+    assert gain.mean() > MARGIN, gain
+    assert (gain > 0).all(), gain
+
+
+@pytest.mark.slow
+def test_an_actor_of_flipped_sign_does_not(folder, base_policy, monkeypatch):
+    combine = Sac.combine
+    monkeypatch.setattr(Sac, "combine", lambda self, q: -combine(self, q))
+    gain = dsrl_gains(folder, base_policy, "dsrl_down", "dsrl_na")
     assert gain.mean() < 0, gain
 
 

@@ -12,6 +12,8 @@ from dynvgd_jax.training.placement import Placement, require_shares
 from tests.support.command import ROOT, environment
 from tests.support.tiny_run import random_policy
 
+METHODS = ("dynvgd", "golden_ticket", "proposals", "edit", "dsrl_na", "dsrl_sac")
+
 
 def child(*arguments, devices=8):
     flags = f"--xla_force_host_platform_device_count={devices}"
@@ -96,8 +98,10 @@ def test_seeds_side_by_side_learn_as_alone():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["dynvgd", "golden_ticket", "proposals", "edit"])
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+    ("devices", "method"),
+    [(1, "dynvgd"), (1, "proposals"), *((2, method) for method in METHODS)],
+)
 def test_a_run_of_several_seeds_resumes_bit_for_bit(tmp_path, devices, method):
     policy = random_policy(tmp_path / "policy")
 

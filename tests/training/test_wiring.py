@@ -55,6 +55,7 @@ EDIT = KEPT | {"method": "edit", "edit.width": 4, "edit.depth": 1}
 QUANTILE, HL_GAUSS = {"critic.kind": "quantile"}, {"critic.kind": "hl_gauss"}
 OFFLINE = {"replay.offline_dataset": "offline.npz"}
 ELSEWHERE = "not a piece of these runs, see "
+DSRL = ELSEWHERE + "tests/steering/test_dsrl_actor.py"
 
 FIELDS: dict[str, list[Moved] | str] = {
     "job": ELSEWHERE + "tests/test_launch.py",
@@ -149,6 +150,15 @@ FIELDS: dict[str, list[Moved] | str] = {
     "edit.width": [Moved(6, {"critics1"}, EDIT, slow=True)],
     "edit.depth": [Moved(2, {"critics1"}, EDIT, slow=True)],
     "golden_ticket.num_tickets": ELSEWHERE + "test_wiring_by_hand.py",
+    "dsrl.noise_magnitude": DSRL,
+    "dsrl.first_noise": DSRL,
+    "dsrl.actor_width": DSRL,
+    "dsrl.actor_depth": DSRL,
+    "dsrl.target_entropy": DSRL,
+    "dsrl.initial_entropy_coef": DSRL,
+    "dsrl.deterministic_eval": DSRL,
+    "dsrl.distill_steps": DSRL,
+    "dsrl.distill_noise": DSRL,
     "replay.capacity": [Moved(4, {"stored", "call2"})],
     "replay.memory": [Moved("host", {"call1", "critics1"})],
     "replay.offline_dataset": [Moved("offline.npz", {"call1", "critics1"})],
