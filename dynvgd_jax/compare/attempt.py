@@ -49,8 +49,9 @@ class RunLock:
         process = subprocess.Popen(
             arguments, pass_fds=(self._descriptor,), start_new_session=True, **options
         )
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{process.pid}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk; it is only shown to people
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{process.pid}\n".encode(), 0)
         self.release()
         return process
 

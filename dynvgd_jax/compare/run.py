@@ -176,9 +176,12 @@ class Overview:
 
     def __init__(self, plan: Plan):
         self._runs = plan.runs
-        done = [run for run in plan.runs if records.finished(run)]
-        self._done = {run.label: _budget(run) for run in done}
-        self._finished = len(self._done)
+        finished = {run.label for run in plan.runs if records.finished(run)}
+        self._finished = len(finished)
+        self._done = {  # control steps
+            run.label: _budget(run) if run.label in finished else _env_steps(run)
+            for run in plan.runs
+        }
         self._next = 0.0
         self._progress = Progress(sum(map(_budget, plan.runs)))
 
@@ -212,8 +215,7 @@ class Overview:
             return
         self._next = time.monotonic() + _SHOW_EVERY_S
         for run in active:
-            steps = max(self._done.get(run.label, 0), _env_steps(run))
-            self._done[run.label] = steps
+            self._done[run.label] = max(self._done[run.label], _env_steps(run))
         names = [run.label for run in active[:_SHOWN_RUNS]]
         more = [f"{len(active) - len(names)} more"] if len(active) > len(names) else []
         stage = f"{self._finished} of {len(self._runs)} runs finished"
