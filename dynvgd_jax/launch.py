@@ -23,9 +23,9 @@ The same as `python -m dynvgd_jax.launch`, which works in any folder.
 --version  prints the program's version
 
 SIGTERM or SIGINT (Ctrl-C), a closed terminal or pipe, SIGUSR1, SIGUSR2 and SIGXCPU let
-a training run, or all runs of a comparison, save a checkpoint and end with exit code 0; a
-second SIGTERM or SIGINT ends it at once. Mistakes are answered with one line on stderr
-and exit code 2.
+a training run, or all runs of a comparison, save a checkpoint and end with exit code
+0; a second SIGTERM or SIGINT ends it at once. Mistakes are answered with one line on
+stderr and exit code 2.
 """
 
 import contextlib

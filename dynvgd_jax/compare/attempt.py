@@ -49,7 +49,7 @@ class RunLock:
         process = subprocess.Popen(
             arguments, pass_fds=(self._descriptor,), start_new_session=True, **options
         )
-        with contextlib.suppress(OSError):  # a full disk; it is only shown to people
+        with contextlib.suppress(OSError):  # a full disk: nobody can stop it later
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"{process.pid}\n".encode(), 0)
         self.release()

@@ -228,6 +228,17 @@ def test_missing_clusters_and_libraries_are_one_line(config, tmp_path, monkeypat
         ClusterExecutor(tmp_path, ("launch",), config.compare.slurm)
 
 
+def test_a_printed_command_has_the_cores_of_its_run(config, monkeypatch):
+    monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: {2, 3, 5, 6})
+    monkeypatch.setattr(local, "usable_cores", lambda: 4)
+    run = make_plan(config, Path("x")).runs[0]
+    alone = local.LocalExecutor(1, ("launch",))
+    assert alone.command(run) == ["launch", *run.flags] and alone.cores == 4
+    two = local.LocalExecutor(2, ("launch",))
+    assert two.command(run) == ["taskset", "-c", "2,3", "launch", *run.flags]
+    assert two.cores == 2
+
+
 def test_cores_are_shared_equally(monkeypatch):
     monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: {2, 3, 5, 6, 7})
     monkeypatch.setattr(local, "usable_cores", lambda: 5)
