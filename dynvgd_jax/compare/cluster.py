@@ -124,7 +124,9 @@ class RunJob:
     """What a node does: one attempt, which saves before the job's time is over."""
 
     def __init__(self, run: Run, program: Sequence[str]):
-        self._run, self._program = run, tuple(program)
+        # the job's folder, flags and log are enough; a ConfigDict cannot be unpickled
+        self._run = run._replace(config=None)
+        self._program = tuple(program)
 
     def __call__(self) -> None:
         """Runs it to its end, unless it is finished, as of a job submitted twice."""

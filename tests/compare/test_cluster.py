@@ -39,7 +39,7 @@ def test_jobs_save_when_their_time_is_over_and_go_on(config, tmp_path, capfd):
         again = RunJob(run, PROGRAM).checkpoint()
         # only now that it has saved and ended
         assert comparison.is_free(run) and process.wait(timeout=5) == 0
-        assert again.function._run == run and not records.finished(run)
+        assert again.function._run.flags == run.flags and not records.finished(run)
         # then all is submitted, a finished run as little as ever
         executor = ClusterExecutor(
             plan.workdir, PROGRAM, config.compare.slurm, cluster="local"

@@ -101,7 +101,7 @@ def test_stopped_killed_and_killed_without_its_runs_it_ends_in_the_same_tables(
     assert any("2 of 3 runs are finished already" in line for line in early)
     # the run went on by itself: nobody resumed it
     assert second.log.read_text().count("$ ") == 1
-    assert first.log.read_text().count("--resume") == 2
+    assert first.log.read_text().count(" --resume\n") == 2
     assert tables(folder) == tables(tmp_path / "whole")
     for run in plan.runs:
         other = tmp_path / "whole" / run.folder.relative_to(folder)
