@@ -1,4 +1,4 @@
-r"""Runs one job: training, pre-training or demonstrations, as its configuration says.
+r"""Runs one job: training, a comparison, pre-training or demonstrations.
 
   python launch.py --config=configs/square_ddim8.py
   python launch.py --config=configs/square_ddim8.py:quick --config.seed=1
@@ -12,7 +12,10 @@ The same as `python -m dynvgd_jax.launch`, which works in any folder.
 --config.* any field of that file (configs/base.py explains them)
 --resume   go on with the training run in its folder from its newest checkpoint
 --workdir  where results go; must be new or empty. Default: runs/<config>-seed<seed>,
-           for demonstrations data/<task>
+           for demonstrations data/<task>, for comparisons runs/<config>, which the
+           same command goes on with
+--print_commands
+           of a comparison: the plain commands of what it would run
 --distributed
            one of several processes of a training run, as SLURM, Open MPI or
            Kubernetes started them; elsewhere give all of --coordinator=HOST:PORT (of
@@ -20,8 +23,9 @@ The same as `python -m dynvgd_jax.launch`, which works in any folder.
 --version  prints the program's version
 
 SIGTERM or SIGINT (Ctrl-C), a closed terminal or pipe, SIGUSR1, SIGUSR2 and SIGXCPU let
-a training run save a checkpoint and end with exit code 0; a second SIGTERM or SIGINT
-ends it at once. Mistakes are answered with one line on stderr and exit code 2.
+a training run, or all runs of a comparison, save a checkpoint and end with exit code
+0; a second SIGTERM or SIGINT ends it at once. Mistakes are answered with one line on
+stderr and exit code 2.
 """
 
 import contextlib
@@ -48,7 +52,7 @@ from dynvgd_jax.core.jax_start import import_jax, open_devices
 from dynvgd_jax.runs.compile_cache import use_compile_cache
 from dynvgd_jax.runs.signals import StopSignals
 
-JOBS = ("train", "pretrain", "demos")
+JOBS = ("train", "compare", "pretrain", "demos")
 _MEMORY_ADVICE = "lower critic.*, batch_size, replay.capacity or num_envs"
 
 
@@ -75,6 +79,7 @@ class Command(NamedTuple):
     # Arguments of processes.start, (None, None, None) where the cluster tells; None is
     # a run of one process.
     cluster: tuple | None
+    print_commands: bool
 
 
 def parse(argv: list[str]) -> Command:
@@ -98,15 +103,18 @@ def parse(argv: list[str]) -> Command:
     for flag, given in (("resume", values.resume), ("distributed", cluster)):
         if given and config.job != "train":
             raise UserError(f"--{flag} is for training runs, found job {config.job}")
-    if not values.resume and cluster is None:
+    if values.print_commands and config.job != "compare":
+        raise UserError(f"--print_commands is for comparisons, found job {config.job}")
+    if not values.resume and cluster is None and config.job != "compare":
         check_workdir(workdir)
-    return Command(config, workdir, values.resume, cluster)
+    return Command(config, workdir, values.resume, cluster, values.print_commands)
 
 
 def _define_flags(values: flags.FlagValues) -> None:
     options = {"flag_values": values}
     flags.DEFINE_string("workdir", None, "Where results go.", **options)
     flags.DEFINE_bool("resume", False, "Go on with a run.", **options)
+    flags.DEFINE_bool("print_commands", False, "Run nothing.", **options)
     flags.DEFINE_bool("distributed", False, "In a cluster.", **options)
     flags.DEFINE_string("coordinator", None, "HOST:PORT.", **options)
     flags.DEFINE_integer("num_processes", None, "Of the run.", 1, **options)
@@ -139,6 +147,8 @@ def default_workdir(config_flag: str, config: ConfigDict) -> str:
         return f"data/{config.task}"
     path, _, preset = config_flag.partition(":")
     name = Path(path).stem + (f"-{preset}" if preset else "")
+    if config.job == "compare":
+        return f"runs/{name}"
     if config.job == "train" and config.num_seeds > 1:
         return f"runs/{name}-seeds{config.seed}-{config.seed + config.num_seeds - 1}"
     return f"runs/{name}-seed{config.seed}"
@@ -174,6 +184,13 @@ def run_job(command: Command) -> None:
 
                 options = {"resume": True} if command.resume else {}
                 train(config, workdir, stop=stop, **options)
+        return
+    if config.job == "compare":
+        with StopSignals() as stop:
+            import_jax()
+            from dynvgd_jax.compare.run import compare
+
+            compare(config, workdir, stop=stop, print_commands=command.print_commands)
         return
     if config.job == "pretrain":
         open_devices()

@@ -121,6 +121,20 @@ def check_field_name(config: ConfigDict, field: str) -> None:
     )
 
 
+def nested(values: Mapping[str, Any]) -> ConfigDict:
+    """Returns fields by dotted name as groups of fields."""
+    config = ConfigDict()
+    for field, value in values.items():
+        *groups, leaf = field.split(".")
+        holder = config
+        for name in groups:
+            if name not in holder:
+                holder[name] = ConfigDict()
+            holder = holder[name]
+        holder[leaf] = value
+    return config
+
+
 def set_fields(config: ConfigDict, values: dict[str, Any]) -> ConfigDict:
     """Returns `config` with fields replaced by dotted name, as on the command line.
 

@@ -75,6 +75,7 @@ def _run(run: RunState) -> bool:
         evaluate_base(run)
         if run.job.method.trains:
             _learn(run)
+        run.finished = True
         save(run, required=True)
         return True
     except StoppedError:

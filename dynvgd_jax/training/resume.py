@@ -220,6 +220,22 @@ def _has_results(workdir: Path) -> bool:
     return evaluated or (workdir / REPLAY).exists()
 
 
+def is_finished(workdir: Path) -> bool:
+    """Whether the run in `workdir` did all that its configuration says.
+
+    False of a run of several seeds, whose folders tell each of itself.
+
+    Raises:
+      UserError: its configuration or its newest checkpoint's notes are damaged.
+    """
+    store = ResumeStore(workdir)
+    steps = store.candidates()
+    if not steps:
+        return False
+    budget = read_config(workdir).total_env_steps  # may have been raised since
+    return store._read_notes(steps[0]).get("finished_env_steps") == budget
+
+
 class ResumeStore:
     """The resumable states of one run: checkpoints and what belongs to them."""
 

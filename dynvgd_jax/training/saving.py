@@ -124,6 +124,7 @@ def _write(seed: SeedState, run: RunState, tree: PyTree, envs: PyTree) -> None:
         "recent": [list(result) for result in seed.recent],
         "summaries": [list(summary) for summary in seed.summaries],
         "to_evaluate": run.to_evaluate,
+        "finished_env_steps": seed.config.total_env_steps if run.finished else None,
         "offline_sha256": seed.offline_sha256,
         CRITICS_NOTE: seed.critics_sha256,
     }

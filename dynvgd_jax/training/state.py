@@ -154,6 +154,7 @@ class RunState:
     replay: DeviceReplay | HostReplay | None = None  # where batches are drawn
     env_steps: int = 0  # control steps so far, of each seed
     to_evaluate: bool = False  # the steered policy, before the next vector step
+    finished: bool = False  # all is done that the configuration says
     retry_at: float | None = None  # when to repeat a checkpoint that failed, s
     # (env_steps, scalars on the devices), not fetched yet
     pending: list = dataclasses.field(default_factory=list)

@@ -9,9 +9,9 @@ import pytest
 
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.runs.lock import LOCK_FILE
-from dynvgd_jax.runs.settings import read_config
+from dynvgd_jax.runs.settings import read_config, write_config
 from dynvgd_jax.training.loop import train
-from dynvgd_jax.training.resume import compare_configs
+from dynvgd_jax.training.resume import compare_configs, is_finished
 from tests.support.reach import PowerCutError, ReachEnv, breaking
 from tests.support.same_run import assert_equal_runs, notes_of
 from tests.support.tiny_run import VECTOR_STEP
@@ -27,6 +27,21 @@ def test_a_run_broken_in_its_evaluation_goes_on_bit_for_bit(
         train(toy_config, tmp_path / "run", make_env=breaking(16 + 8 + 24 + 3))
     train(toy_config, tmp_path / "run", make_env=ReachEnv, resume=True)
     assert_equal_runs(tmp_path / "run", finished_run)
+
+
+def test_a_run_is_finished_where_all_is_done_that_its_configuration_says(
+    toy_config, finished_run, tmp_path
+):
+    assert is_finished(finished_run)
+    # all is trained, the last evaluation is missing
+    with pytest.raises(PowerCutError):
+        train(toy_config, tmp_path / "run", make_env=breaking(16 + 8 + 24 + 3))
+    assert not is_finished(tmp_path / "run")
+    shutil.copytree(finished_run, tmp_path / "longer")
+    config = read_config(finished_run).unlock()
+    config.total_env_steps *= 2
+    write_config(tmp_path / "longer", config)
+    assert not is_finished(tmp_path / "longer")
 
 
 def test_a_run_that_breaks_again_with_a_damaged_checkpoint_goes_on_bit_for_bit(

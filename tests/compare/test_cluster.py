@@ -1,0 +1,58 @@
+"""Runs as submitit's jobs, with its executor for this machine in place of a cluster."""
+
+import pytest
+
+from dynvgd_jax.compare import attempt, records
+from dynvgd_jax.compare.attempt import RunLock
+from dynvgd_jax.compare.cluster import ClusterExecutor, RunJob
+from dynvgd_jax.compare.plan import make_plan
+from dynvgd_jax.compare.run import Overview, run_all
+from dynvgd_jax.core.config_file import load_config
+from tests.support import command, comparison
+from tests.support.comparison import PROGRAM, newest_checkpoint, wait_for
+from tests.support.tiny_run import VECTOR_STEP
+
+TABLE = {"base": {}, "vgd": {}}
+
+
+@pytest.fixture
+def config(tmp_path, toy_policy, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(command.ROOT))
+    monkeypatch.chdir(command.ROOT)
+    changes = comparison.long_run()
+    text = comparison.write_config(tmp_path / "tiny.py", toy_policy, TABLE, **changes)
+    found = load_config(text)
+    found.compare.seeds = (0,)
+    return found
+
+
+def test_jobs_save_when_their_time_is_over_and_go_on(config, tmp_path, capfd):
+    plan = make_plan(config, tmp_path / "runs")
+    plan.workdir.mkdir()
+    run = plan.runs[1]
+    # as submitit does before a job's time is over
+    lock = RunLock(run)
+    assert lock.take()
+    process = attempt.start(run, PROGRAM, lock)
+    try:
+        wait_for(lambda: newest_checkpoint(run.folder) >= 20 * VECTOR_STEP)
+        again = RunJob(run, PROGRAM).checkpoint()
+        # only now that it has saved and ended
+        assert comparison.is_free(run) and process.wait(timeout=5) == 0
+        assert again.function._run.flags == run.flags and not records.finished(run)
+        # then all is submitted, a finished run as little as ever
+        executor = ClusterExecutor(
+            plan.workdir, PROGRAM, config.compare.slurm, cluster="local"
+        )
+        assert executor.cores == 4
+        with Overview(plan) as overview:
+            failed, stopped = run_all(plan, executor, lambda: False, overview)
+    finally:
+        comparison.kill_holders(plan.runs)
+    assert failed == [] and not stopped
+    assert all(map(records.finished, plan.runs))
+    log = run.log.read_text()
+    assert log.count("$ ") == 2 and "--resume" in log and "resumed at" in log
+    # a job that was submitted twice finds nothing left to do
+    RunJob(run, PROGRAM)()
+    assert run.log.read_text() == log
