@@ -15,7 +15,11 @@ from dynvgd_jax.report.scalars import Quantity
 from dynvgd_jax.report.tables import Table
 from dynvgd_jax.runs.report import print_table
 
-_SEEDS = "mean over seeds, shaded from the least to the greatest"
+_BAND = (
+    "the band is the 95 % bootstrap interval over seeds (bars, one seed: over "
+    "episodes), thin lines are the seeds"
+)
+_COURSES = "Mean over seeds, shaded from the least to the greatest."
 
 
 def build_report(paths: Sequence[Path], output: Path) -> list[str]:
@@ -41,6 +45,7 @@ def build_report(paths: Sequence[Path], output: Path) -> list[str]:
         "runs": tables.runs_table(panels),
         "fields": tables.fields_table(panels),
         "evaluations": tables.evaluations(panels),
+        "differences": tables.differences(panels),
         "commands": tables.commands_table(panels),
         "versions": tables.versions_table(found.runs),
     }
@@ -73,25 +78,20 @@ def build_report(paths: Sequence[Path], output: Path) -> list[str]:
 
 def _part(panel: Panel, output: Path) -> Part:
     keep = functools.partial(_keep, output, panel)
+    success = []
     if panel.trained:
-        band = (
-            "the band is the 95 % bootstrap interval over seeds (bars, one seed: over "
-        )
-        band += "episodes), thin lines are the seeds"
-        success = [
-            keep("success_steps", f"Success against control steps; {band}.",
-                 figures.success_figure(panel, by_minutes=False)),
-            keep("success_minutes", "Success against minutes, pauses left out.",
-                 figures.success_figure(panel, by_minutes=True)),
-        ]  # fmt: skip
-    else:
-        success = []
-    aggregate = "Interquartile mean over seeds with its 95 % bootstrap interval."
-    success.append(keep("iqm", aggregate, figures.aggregate_figure(panel)))
+        for name, by_minutes, caption in (
+            ("success_steps", False, f"Success against control steps; {_BAND}."),
+            ("success_minutes", True, "Success against minutes, pauses left out."),
+        ):
+            figure = figures.success_figure(panel, by_minutes=by_minutes)
+            success.append(keep(name, caption, figure, caption))
+    caption = "Interquartile mean over seeds with its 95 % bootstrap interval."
+    success.append(keep("iqm", caption, figures.aggregate_figure(panel), caption))
     figure = figures.improvement_figure(panel)
     if figure is not None:
         caption = "Probability that the first setting improves on the others."
-        success.append(keep("improvement", caption, figure))
+        success.append(keep("improvement", caption, figure, caption))
     return Part(
         panel.title,
         success,
@@ -109,21 +109,19 @@ def _sections(panel: Panel, keep: Callable[..., Picture]) -> list[Section]:
             if figure is None:
                 missing.append(quantity.title)
             else:
-                caption = f"{quantity.title}; {_SEEDS}."
-                drawn.append(keep(quantity.name, caption, figure))
-        return Section(title, drawn, None, _missing(missing), folded)
+                drawn.append(keep(quantity.name, quantity.title, figure))
+        note = f"{_COURSES if drawn else ''} {_missing(missing)}".strip()
+        return Section(title, drawn, None, note, folded)
 
-    figure = figures.td_figure(panel)
-    dots = "Each dot is one logged point of training."
-    drawn = [] if figure is None else [keep("td_lambda", dots, figure)]
-    lacking = "" if drawn else _missing(["TD error with λ and w"])
-    table = scalars.correlation_table(panel) if drawn else None
-    found = [
-        section("λ_t and w over training", scalars.GUIDANCE),
-        Section("TD error against λ_t", drawn, table, lacking),
-        section("Critics: Q, spread, gradient norms", scalars.CRITICS),
-        section("Training", scalars.TRAINING),
-    ]
+    found = [section("λ_t and w over training", scalars.GUIDANCE)]
+    title, figure = "TD error against λ_t", figures.td_figure(panel)
+    if figure is None:
+        found.append(Section(title, [], None, _missing(["TD error with λ and w"])))
+    else:
+        drawn, table = [keep("td_lambda", title, figure)], scalars.correlation_table
+        found.append(Section(title, drawn, table(panel), "A dot is a logged point."))
+    found.append(section("Critics: Q, spread, gradient norms", scalars.CRITICS))
+    found.append(section("Training", scalars.TRAINING))
     others = scalars.others(panel)
     if others:
         found.append(section("Other scalars of guidance", others, folded=True))
@@ -134,13 +132,19 @@ def _missing(titles: Sequence[str]) -> str:
     return f"No run here wrote: {'; '.join(titles)}." if titles else ""
 
 
-def _keep(output: Path, panel: Panel, name: str, caption: str, figure) -> Picture:
+def _keep(
+    output: Path, panel: Panel, name: str, label: str, figure, caption=""
+) -> Picture:
     place = re.sub(r"\W+", "_", f"{panel.task}_ddim{panel.ddim_steps}")
-    return files.save_figure(output, f"{place}_{name}", caption, figure)
+    label = f"{panel.title}: {label}"
+    return files.save_figure(output, f"{place}_{name}", label, figure, caption)
 
 
 def _print(part: Part) -> None:
-    for table in (part.comparison, part.improvement):
+    """The main numbers, and the pairs of the first setting; the page has the rest."""
+    first = part.improvement.rows[0][0] if part.improvement.rows else ""
+    pairs = [row for row in part.improvement.rows if row[0] == first]
+    for table in (part.comparison, part.improvement._replace(rows=pairs)):
         if table.rows:
             print_table(_terminal(part.title, table))
 

@@ -27,8 +27,8 @@ class Curve(NamedTuple):
 def read_curves(folder: Path) -> dict[str, Curve]:
     """Returns every scalar of the run in `folder`, by name; empty where it has none.
 
-    Each file is one session of the run: it begins with the run's start or its resumption,
-    and what a resumed run does again was cut off the file before. So minutes go on where
+    Each file is one session of the run: it begins with its start or its resumption, and
+    what a resumed run does again was cut off the file before. So minutes go on where
     the last session's newest point was. A record cut off at the end is left out.
     """
     points: dict[str, dict[int, tuple[float, float]]] = {}
@@ -53,11 +53,11 @@ def _curve(points: dict[int, tuple[float, float]]) -> Curve:
     return Curve(steps, minutes, values)
 
 
-def binned(curves: list[Curve], bins: int = 160) -> tuple[np.ndarray, np.ndarray]:
+def binned(curves: list[Curve], bins: int = 120) -> tuple[np.ndarray, np.ndarray]:
     """Returns curves of several runs on common control steps.
 
-    The control steps up to the last point are cut into `bins` equal parts; in each a run
-    has the mean of its points. Parts in which no run has a point are left out.
+    The control steps up to the last point are cut into `bins` equal parts; in each a
+    run has the mean of its points. Parts in which no run has a point are left out.
 
     Args:
       curves: at least one, each with a point.

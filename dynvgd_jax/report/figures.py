@@ -89,6 +89,7 @@ def _draw_success(axis: Axes, setting: Setting, i: int, by_minutes: bool) -> Non
     x = np.mean([places(run, steps) for run in runs], axis=0)
     mean, low, high = np.array(found).T
     look = {"color": colour(i), "marker": MARKERS[i % len(MARKERS)], "ms": 4.5}
+    look["ls"] = _line(i)
     if len(runs) == 1:
         ends = (mean - low, high - mean)
         axis.errorbar(x, mean, ends, capsize=2.5, lw=1.6, label=setting.label, **look)
@@ -171,7 +172,7 @@ def course_figure(panel: Panel, quantity: Quantity) -> Figure | None:
 def _draw_course(axis: Axes, course: Course, i: int) -> None:
     mean, low, high = mean_and_ends(course.values)
     marker = "o" if len(course.steps) == 1 else ""
-    axis.plot(course.steps, mean, c=colour(i), lw=1.4, marker=marker,
+    axis.plot(course.steps, mean, c=colour(i), lw=1.4, marker=marker, ls=_line(i),
               label=course.label)  # fmt: skip
     if len(course.values) > 1:
         axis.fill_between(course.steps, low, high, color=colour(i), alpha=0.18, lw=0)
@@ -201,6 +202,11 @@ def td_figure(panel: Panel) -> Figure | None:
 def colour(i: int) -> str:
     """Returns the colour of a part's i-th setting."""
     return COLOURS[i % len(COLOURS)]
+
+
+def _line(i: int) -> str:
+    """Six colours are easily told apart; the others are dashed as well."""
+    return "-" if i % len(COLOURS) < 6 else "--"
 
 
 def _new(height: float = _HEIGHT) -> tuple[Figure, Axes]:

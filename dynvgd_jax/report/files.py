@@ -38,14 +38,25 @@ def prepare(folder: Path) -> None:
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
 
 
-def save_figure(folder: Path, name: str, caption: str, figure: Figure) -> Picture:
-    """Writes a figure as PNG and SVG and returns it for the page."""
+def save_figure(
+    folder: Path, name: str, label: str, figure: Figure, caption: str = ""
+) -> Picture:
+    """Writes a figure as PNG and SVG and returns it for the page.
+
+    Args:
+      folder: of the report.
+      name: of its files, without endings.
+      label: what it shows, for those who do not see it.
+      figure: is not used afterwards.
+      caption: below it on the page.
+    """
     text = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    figure.set_layout_engine("none")  # keeps its places, which take time to find
     figure.savefig(folder / FIGURES / f"{name}.png", dpi=160, facecolor="white")
     (folder / FIGURES / f"{name}.svg").write_text(text.getvalue(), encoding="utf-8")
-    return Picture(name, caption, inline(name, caption, text.getvalue()))
+    return Picture(caption, inline(name, label, text.getvalue()))
 
 
 def write_table(folder: Path, tables: Iterable[tuple[str, Table]]) -> str:
@@ -89,5 +100,6 @@ def _cells(cell: Any, wide: bool) -> list:
 
 
 def _plain(cell: Any) -> Any:
-    missing = cell is None or (isinstance(cell, float) and math.isnan(cell))
-    return "" if missing else cell
+    if isinstance(cell, float):
+        return "" if math.isnan(cell) else float(f"{cell:.10g}")
+    return "" if cell is None else cell

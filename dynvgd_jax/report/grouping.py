@@ -1,5 +1,6 @@
 """Which runs belong together: seeds of a setting, settings of a task, what differs."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ EQUAL_FIELDS = ("eval.seed", "eval.episodes", "base_policy", "acting_noise")
 EQUAL_FIELDS += ("reward_offset", "env.engine")
 EQUAL_VERSIONS = ("dynvgd_jax", "git_commit", "mujoco", "robosuite")
 _PLACES = ("task", "ddim_steps")  # they choose the part of the page
+_SEED_AT_END = re.compile(r"[-_/]?seed\d+$")
 
 
 class Setting(NamedTuple):
@@ -45,7 +47,7 @@ class Panel(NamedTuple):
     task: str
     ddim_steps: int
     settings: list[Setting]
-    # The base policy's episodes by its name and start noise, of the first run with them.
+    # The base policy's episodes by its name and start noise, of the first with them.
     bases: dict[str, dict[int, Episode]]
 
     @property
@@ -71,7 +73,7 @@ def rate(episodes: dict[int, Episode]) -> float:
 
 
 def group(runs: Sequence[Run]) -> tuple[list[Panel], list[str]]:
-    """Returns the parts of the page, and what is wrong with comparing them, in lines."""
+    """Returns the parts of the page, and lines on what spoils their comparison."""
     places: dict[tuple, list[Run]] = defaultdict(list)
     for run in runs:
         places[tuple(run.config[field] for field in _PLACES)].append(run)
@@ -111,25 +113,27 @@ def _fixed(run: Run) -> dict[str, Any]:
 
 
 def _rank(method: str) -> tuple:
-    """Dynamic VGD first, so that it has the first colour, the unguided policy last."""
+    """Dynamic VGD first, so that it has the first colour; the base policy last."""
     return {"dynvgd": 0, "base": 2}.get(method, 1), method
 
 
 def _labels(firsts: Sequence[Run]) -> list[str]:
-    """Each setting's method, with the fields in which settings of that method differ."""
+    """Each setting's method, with the fields that tell it from others of the method."""
     labels = []
     for run in firsts:
         method = run.config["method"]
         same = [other for other in firsts if other.config["method"] == method]
-        fields = [f for f in differing(_fixed(other) for other in same)]
-        texts = [f"{f}={value_text(run.config.get(f))}" for f in fields]
-        more = [f"{len(texts) - 3} more"] if len(texts) > 4 else []
-        inside = ", ".join((texts[:3] if more else texts) + more)
-        labels.append(f"{method} ({inside})" if inside else method)
-    # Told apart by the folder where three fields do not.
+        fields = differing(_fixed(other) for other in same)
+        if not fields:
+            labels.append(method)
+        elif len(fields) <= 3:
+            texts = [f"{f}={value_text(run.config.get(f))}" for f in fields]
+            labels.append(f"{method} ({', '.join(texts)})")
+        else:  # too many to read: the folder tells
+            labels.append(f"{method}: {_SEED_AT_END.sub('', run.name)}")
     repeated = {label for label in labels if labels.count(label) > 1}
     return [
-        f"{label}: {run.name}" if label in repeated else label
+        f"{run.config['method']}: {run.name}" if label in repeated else label
         for label, run in zip(labels, firsts, strict=True)
     ]
 
@@ -177,23 +181,30 @@ def _unequal(panel: Panel) -> list[str]:
                 "runs (another base policy, other episodes, or another machine's "
                 f"rounding): {_holders_text(list(named.items()))}"
             )
+    return notes + _unequal_steps(panel)
+
+
+def _unequal_steps(panel: Panel) -> list[str]:
+    """Lines on settings that were not evaluated after as many control steps."""
+    notes = [
+        f"{panel.title}: {setting.label} has no evaluation yet that its seeds share"
+        for setting in panel.settings
+        if setting.runs[0].config["method"] != "base" and not setting.common_steps
+    ]
     steps = panel.compared_at
-    for setting in panel.trained:
-        if steps is None:
-            notes.append(
-                f"{panel.title}: no control steps at which all settings were "
-                f"evaluated; {setting.label} has "
-                f"{', '.join(f'{s:,}' for s in setting.common_steps)}"
-            )
-        elif setting.common_steps[-1] > steps:
-            notes.append(
-                f"{panel.title}: {setting.label} goes on to "
-                f"{setting.common_steps[-1]:,} control steps; compared at {steps:,}, "
-                "the last that all settings have"
-            )
-    for setting in panel.settings:
-        if setting.runs[0].config["method"] != "base" and not setting.common_steps:
-            notes.append(f"{panel.title}: {setting.label} has no evaluation yet")
+    ends = [(s.label, s.common_steps[-1]) for s in panel.trained]
+    if ends and steps is None:
+        text = ", ".join(f"{label} at {end:,}" for label, end in ends)
+        notes.append(
+            f"{panel.title}: no control steps at which all settings were evaluated, "
+            f"compared at the last of each: {text}"
+        )
+    further = [f"{label} {end:,}" for label, end in ends if end > (steps or end)]
+    if further:
+        notes.append(
+            f"{panel.title}: compared at {steps:,} control steps, the last that all "
+            f"settings have; further go {', '.join(further)}"
+        )
     return notes
 
 
@@ -210,11 +221,11 @@ def _holders(pairs: Iterable[tuple[Any, str]]) -> list[tuple[Any, list[str]]]:
 
 
 def _holders_text(holders: Sequence[tuple[Any, list[str]]]) -> str:
-    return "; ".join(
-        f"{value_text(value)} in {', '.join(names[:6])}"
-        + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-        for value, names in holders
-    )
+    """The rarest values first, with their runs; the most frequent in the others."""
+    *rare, (usual, names) = sorted(holders, key=lambda holder: len(holder[1]))
+    texts = [f"{value_text(value)} in {', '.join(own)}" for value, own in rare]
+    where = ", ".join(names) if len(names) <= 3 else f"the other {len(names)} runs"
+    return "; ".join([*texts, f"{value_text(usual)} in {where}"])
 
 
 def _unequal_ddim(panels: Sequence[Panel]) -> list[str]:

@@ -20,18 +20,17 @@ DARK_COLOURS += ("#b394e0", "#c8906a", "#a5c455", "#e07a96")
 class Picture(NamedTuple):
     """A figure within the page."""
 
-    name: str
     caption: str
     svg: Markup
 
 
 class Section(NamedTuple):
-    """Figures under a heading, or what they lack."""
+    """Figures under a heading; the note says what they show and what is missing."""
 
     title: str
     figures: list[Picture]
     table: Table | None = None
-    missing: str = ""
+    note: str = ""
     folded: bool = False
 
 
@@ -67,7 +66,7 @@ def cell_text(cell: Any) -> str:
     """Returns a table's cell as text; what is missing is a dash."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return "–"
-    if isinstance(cell, Estimate) or isinstance(cell, str):
+    if isinstance(cell, Estimate | str):
         return str(cell)
     if isinstance(cell, int):
         return f"{cell:,}"
@@ -91,6 +90,10 @@ def inline(name: str, label: str, svg: str) -> Markup:
     view = re.search(r'viewBox="[^"]*"', head)[0]
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
     body = re.sub(r"\s*\n\s*", "\n", body)
+    # A hundredth of a point is seen by nobody; a third of the page is digits behind it.
+    body = re.sub(
+        r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body
+    )
     for i, colour in enumerate(COLOURS):
         body = body.replace(colour, f"var(--c{i})")
     for colour, variable in ((INK, "ink"), (GRID, "grid"), (FAINT, "faint")):
@@ -103,7 +106,7 @@ def summary_of(runs: int, finished: int, settings: int, parts: Sequence[str]) ->
     return (
         f"{runs} {_plural('run', runs)}, {finished} finished; {settings} "
         f"{_plural('setting', settings)} of {', '.join(parts)}. Success is that of a "
-        "whole chunk, as published; all intervals are 95 %."
+        "whole chunk, as published; all intervals are 95\u00a0%."
     )
 
 

@@ -163,8 +163,8 @@ def correlation_table(panel: Panel) -> Table:
         rows.append((setting.label, len(series), points, found, said))
     headings = ("setting", "seeds", "points", "rank correlation", "")
     note = (
-        "Spearman's rank correlation of the points of each run, mean over seeds, with a "
-        "95 % bootstrap interval over seeds; of one seed by moving blocks of its points. "
+        "Spearman's rank correlation of the points of each run, mean over seeds, with "
+        "a 95 % bootstrap interval over seeds; of one seed by moving blocks of points. "
         "w falls with the TD error by its definition, so that a negative correlation "
         "shows how much the global part moves λ_t, not that the weight is right."
     )

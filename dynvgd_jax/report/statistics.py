@@ -2,9 +2,10 @@
 
 Interquartile mean, probability of improvement and the stratified bootstrap are those of
 Agarwal et al. 2021 ("Deep reinforcement learning at the edge of the statistical
-precipice"). Their library is not used: its release 1.2.0 does not import with the newest
-versions of what it needs, and its bootstrap takes no seed. All intervals are 95 %
-percentile bootstrap intervals of 10,000 resamples, drawn anew from the same seed for each.
+precipice"). Their library `rliable` is not used: its release 1.2.0 does not import with
+the newest versions of what it needs, and its bootstrap ignores the seed it is given.
+All intervals are 95 % percentile bootstrap intervals of 10,000 resamples, each drawn
+from the same seed.
 """
 
 import math
@@ -105,7 +106,7 @@ def difference_over_episodes(
 ) -> Estimate | None:
     """Returns the mean difference on equal episodes; None where there are none.
 
-    The interval is over episodes (`runs.report.episodes_interval`), the runs as they are.
+    The interval is over episodes (`runs.report.episodes_interval`), runs as they are.
 
     Args:
       ours: success, the mean over runs, by the episode's seed.

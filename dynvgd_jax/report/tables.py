@@ -34,16 +34,21 @@ class Score(NamedTuple):
 
 def scores(panel: Panel) -> list[Score]:
     """Returns what is compared: settings where all were evaluated, base policies."""
-    found = []
-    for setting in panel.trained:
-        steps = panel.compared_at or setting.common_steps[-1]
-        each = [
-            {seed: float(e.success) for seed, e in run.steered[steps].items()}
-            for run in setting.evaluated
-        ]
-        by_episode = statistics.mean_by_episode(each)
-        found.append(Score(setting.label, setting.rates_at(steps), by_episode))
+    found = [
+        score(setting, panel.compared_at or setting.common_steps[-1])
+        for setting in panel.trained
+    ]
     return found + base_scores(panel)
+
+
+def score(setting: Setting, steps: int) -> Score:
+    """Returns the success of a setting at control steps that its runs share."""
+    each = [
+        {seed: float(e.success) for seed, e in run.steered[steps].items()}
+        for run in setting.evaluated
+    ]
+    by_episode = statistics.mean_by_episode(each)
+    return Score(setting.label, setting.rates_at(steps), by_episode)
 
 
 def base_scores(panel: Panel) -> list[Score]:
@@ -72,9 +77,9 @@ def evaluations(panels: Sequence[Panel]) -> Table:
     headings = ("task", "setting", "control steps", "minutes", "success", "interval")
     headings += ("of each seed", "success at any step", "return")
     note = (
-        "Success of a whole chunk, the mean over seeds with its 95 % bootstrap interval "
-        "over seeds; of one seed, and of the base policy, with the Wilson interval over "
-        "episodes."
+        "Success of a whole chunk, the mean over seeds with its 95 % bootstrap "
+        "interval over seeds; of one seed, and of the base policy, with the Wilson "
+        "interval over episodes."
     )
     return Table("evaluations", "All evaluations", headings, rows, note)
 
@@ -112,17 +117,17 @@ def comparison(panel: Panel) -> Table:
         middle = statistics.interquartile_mean([rates])
         found = success(setting, steps)
         rows.append((setting.label, len(rates), steps, found, middle, *reached))
-    for score in base_scores(panel):
-        own = list(score.by_episode.values())
+    for base in base_scores(panel):
+        own = list(base.by_episode.values())
         found = statistics.success_of_run([int(x) for x in own])
         reached = ["0" if found.value >= t else "never" for t in THRESHOLDS]
-        rows.append((score.label, 1, 0, found, Estimate(found.value), *reached))
+        rows.append((base.label, 1, 0, found, Estimate(found.value), *reached))
     headings = ("setting", "seeds", "control steps", "success", "interquartile mean")
     headings += tuple(f"steps to {t:.0%}" for t in THRESHOLDS)
     note = (
-        "Steps to a success: the first evaluation that reaches it, the median over seeds "
-        "and how many of them did. The interquartile mean drops the highest and the "
-        "lowest quarter of the seeds, none of up to three."
+        "Steps to a success: the first evaluation that reaches it, the median over "
+        "seeds and how many of them did. The interquartile mean drops the highest and "
+        "the lowest quarter of the seeds, none of up to three."
     )
     title = (
         f"Success at {panel.compared_at:,} control steps"
@@ -184,10 +189,27 @@ def improvement(panel: Panel) -> Table:
     note = (
         "P(X > Y): how probably a seed of X scores higher than one of Y, ties half. "
         "Differences of success, with 95 % bootstrap intervals: over the episodes that "
-        "both played, seeds as they are; and over seeds, each drawn on its own side. An "
-        "effect that only the first shows may be one of these seeds."
+        "both played, seeds as they are; and over seeds, each drawn on its own side. "
+        "An effect that only the first shows may be one of these seeds."
     )
+    note = note if rows else ""
     return Table("improvement", "Pair by pair", headings, rows, note)
+
+
+def differences(panels: Sequence[Panel]) -> Table:
+    """The first setting of each part minus every other, at each evaluation of both."""
+    rows = []
+    for panel in panels:
+        for theirs in panel.trained[1:]:
+            ours = panel.trained[0]
+            for steps in sorted({*ours.common_steps} & {*theirs.common_steps}):
+                x, y = score(ours, steps), score(theirs, steps)
+                found = statistics.difference_over_episodes(x.by_episode, y.by_episode)
+                seeds = statistics.difference_over_runs(x.rates, y.rates)
+                rows.append((panel.title, x.label, y.label, steps, found, seeds))
+    headings = ("task", "X", "Y", "control steps", "X - Y, over episodes")
+    headings += ("X - Y, over seeds",)
+    return Table("differences", "Differences at each evaluation", headings, rows)
 
 
 def over_tasks(panels: Sequence[Panel]) -> Table | None:
@@ -287,7 +309,8 @@ def commands_table(panels: Sequence[Panel]) -> Table:
     ]
     headings = ("task", "setting", "seed", "run", "command")
     note = (
-        "Each has the run's configuration in this version of the program; a run does not "
-        "keep the command that was typed. Lead to a new folder with another --workdir."
+        "Each has the run's configuration in this version of the program; a run does "
+        "not keep the command that was typed. With another --workdir it makes the run "
+        "again."
     )
     return Table("commands", "Commands", headings, rows, note)
