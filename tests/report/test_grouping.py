@@ -90,8 +90,8 @@ def test_compared_where_all_were_evaluated(make, tmp_path):
     assert [s.label for s in panel.trained] == ["dynvgd", "vgd"]
     assert notes == [
         "can, DDIM 8: edit has no evaluation yet that its seeds share",
-        "can, DDIM 8: compared at 2,000 control steps, the last that all settings have; "
-        "further go dynvgd 3,000",
+        "can, DDIM 8: compared at 2,000 control steps, the last that all settings "
+        "have; further go dynvgd 3,000",
     ]
     # Where there is no such point each has its own.
     make("w", method="golden_ticket", evaluations=((1500, 1),))

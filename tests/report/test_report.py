@@ -27,8 +27,9 @@ def runs(tmp_path_factory):
         for method in ("dynvgd", "vgd", "dsrl_na"):
             for seed in (0, 1):
                 curves = learning_scalars(seed, method, range(100, 2000, 100), 2000)
-                make_run(root / f"{method}-{seed}", patch, scalars=curves, seed=seed,
-                         method=method, evaluations=((1000, 5), (2000, 7 + seed)))  # fmt: skip
+                own = {"method": method, "seed": seed, "scalars": curves}
+                own["evaluations"] = ((1000, 5), (2000, 7 + seed))
+                make_run(root / f"{method}-{seed}", patch, **own)
         make_run(root / "<b>&", patch, method="edit", evaluations=())
         make_run(root / "square", patch, task="square", evaluations=((1000, 5),))
     return root
@@ -71,7 +72,7 @@ def test_the_page_says_what_it_must(report):
 
 
 def test_the_page_stands_alone(report):
-    """Nothing is loaded: no address, no script, and every link leads to a file of it."""
+    """Nothing is loaded: no address, no script; every link leads to a file of it."""
     page = (report / "index.html").read_text()
     assert "http:" not in page and "https:" not in page and "<script" not in page
     for link in re.findall(r'(?:href|src)="([^"]*)"', page):

@@ -15,7 +15,7 @@ Y = np.array([[0.5, 0.1, 0.4], [0.2, 0.3, 0.8], [0.3, 0.5, 1.0], [1.0, 0.7, 0.5]
 
 
 def test_mean_over_runs_by_hand():
-    """Of two runs the resampled means are 0.4, 0.5 twice, 0.6: 95 % reach to the ends."""
+    """Resampled means of two runs: 0.4, 0.5 twice, 0.6; 95 % reach to the ends."""
     assert statistics.mean_over_runs([0.4, 0.6]) == pytest.approx((0.5, 0.4, 0.6))
     one = statistics.mean_over_runs([0.7])
     assert one.value == 0.7 and math.isnan(one.low) and str(one) == "0.700"
