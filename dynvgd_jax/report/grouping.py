@@ -175,11 +175,11 @@ def _unequal(panel: Panel) -> list[str]:
         known = [r for r in runs if policy in r.bases]
         holders = _holders((_outcomes(r.bases[policy]), r.name) for r in known)
         if len(holders) > 1:
-            named = {f"{sum(dict(k).values()) / len(k):.3f}": v for k, v in holders}
+            named = [(f"{sum(dict(k).values()) / len(k):.3f}", v) for k, v in holders]
             notes.append(
                 f"{panel.title}: {policy} has other outcomes on its episodes in other "
                 "runs (another base policy, other episodes, or another machine's "
-                f"rounding): {_holders_text(list(named.items()))}"
+                f"rounding): {_holders_text(named)}"
             )
     return notes + _unequal_steps(panel)
 

@@ -123,7 +123,7 @@ def find_runs(paths: Sequence[Path]) -> Found:
         if run is not None:
             runs.append(run)
     if not runs:
-        raise UserError("; ".join(notes))
+        raise UserError("; ".join(note.removeprefix("left out: ") for note in notes))
     return Found(runs, notes)
 
 

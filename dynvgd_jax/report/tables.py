@@ -131,7 +131,7 @@ def comparison(panel: Panel) -> Table:
     )
     title = (
         f"Success at {panel.compared_at:,} control steps"
-        if rows and (panel.compared_at)
+        if panel.compared_at
         else "Success at each setting's last evaluation"
     )
     return Table("comparison", title, headings, rows, note)

@@ -126,7 +126,10 @@ def test_the_numbers_are_beside_it(report):
     assert correlations["vgd"]["remark"] == "λ_t is constant"
     names = {r["quantity"] for r in rows(report, "scalars")}
     assert {"lambda_t", "w", "td_error", "q", "spread", "grad_norm"} <= names
-    assert any("guidance" not in r["command"] for r in rows(report, "commands"))
+    commands = [r["command"] for r in rows(report, "commands")]
+    assert len(commands) == 8 and all(
+        c.startswith("python launch.py") for c in commands
+    )
     assert {r["package"] for r in rows(report, "versions")} > {"jax", "mujoco"}
 
 
