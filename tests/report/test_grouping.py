@@ -1,9 +1,13 @@
 """Which runs are compared, under which names, and what spoils the comparison."""
 
 import json
+import shlex
 
 import pytest
+from absl import flags
 
+from dynvgd_jax.core import overrides
+from dynvgd_jax.core.fields import field_names, get_field
 from dynvgd_jax.report.commands import command_of
 from dynvgd_jax.report.grouping import group
 from dynvgd_jax.report.reading import find_runs
@@ -153,11 +157,14 @@ def test_the_command_names_the_nearest_configuration(make, tmp_path):
 
 
 def test_the_command_makes_the_same_configuration(make, tmp_path):
-    from dynvgd_jax import launch
-
-    make("a", **{"explore.noises": ("randn",), "initial_critics": "", "gamma": 0.9})
+    changes = {"explore.noises": ("randn",), "initial_critics": "a b", "gamma": 0.9}
+    make("a", seed=7, method="vgd", **changes)
     run = find_runs([tmp_path / "runs/a"]).runs[0]
-    argv = command_of(run).split()[1:]
-    config = launch.parse(argv).config
-    assert config.explore.noises == ("randn",) and config.gamma == 0.9
-    assert config.total_env_steps == 2000 and config.eval.episodes == 10
+
+    def define(values):
+        flags.DEFINE_string("workdir", None, "Folder.", flag_values=values)
+
+    _, values = overrides.parse(shlex.split(command_of(run))[1:], define)
+    config = values.config
+    assert {n: get_field(config, n) for n in field_names(config)} == run.config
+    assert values.workdir == str(run.folder)
