@@ -173,11 +173,21 @@ def episodes_text(values: np.ndarray) -> str:
 
     For values of which equal episodes give pairs, such as differences of two policies.
     """
+    mean, low, high = episodes_interval(values)
+    return f"{mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low < high else "")
+
+
+def episodes_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Returns the mean of `values [episodes]` and its 95 % bootstrap interval.
+
+    Values that are all equal have the interval of no width.
+    """
+    mean = float(values.mean())
     if np.ptp(values) == 0:
-        return f"{values[0]:.3f}"
+        return mean, mean, mean
     found = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0))
     low, high = found.confidence_interval
-    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+    return mean, float(low), float(high)
 
 
 def print_results(summaries: Sequence[Summary], console: Console | None = None) -> None:

@@ -1,0 +1,1 @@
+"""A page and figures of finished and unfinished runs, read from their files alone."""

@@ -1,0 +1,58 @@
+"""The command that makes a run again, from its configuration."""
+
+import functools
+import shlex
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dynvgd_jax.core.config_file import config_files, load_config
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.fields import field_names, get_field
+from dynvgd_jax.report.grouping import differing, value_text
+from dynvgd_jax.report.reading import Run
+
+PRESETS = ("", "quick", "hour", "published_quick")
+
+
+def command_of(run: Run) -> str:
+    """Returns a command line of `launch.py` that has the run's configuration.
+
+    A run does not keep what was typed. The file and preset of this program that differ
+    in the fewest fields are named, and each field that differs is given.
+    """
+    name, fields = min(
+        _known(), key=lambda known: (len(_changes(run, known[1])), known[0])
+    )
+    words = ["python", "launch.py", f"--config={name}"]
+    changed = _changes(run, fields)
+    words += [f"--config.{f}={_typed(run.config[f])}" for f in changed]
+    return shlex.join([*words, f"--workdir={run.folder}"])
+
+
+def _changes(run: Run, fields: dict[str, Any]) -> list[str]:
+    return [f for f in differing((run.config, fields)) if f in run.config]
+
+
+def _typed(value: Any) -> str:
+    return "" if value == "" else value_text(value)
+
+
+@functools.cache
+def _known() -> list[tuple[str, dict[str, Any]]]:
+    """Every training configuration of this program: its name, its fields."""
+    found = []
+    for file in config_files():
+        for preset in PRESETS:
+            name = f"{file}:{preset}" if preset else file
+            try:
+                config = load_config(name)
+            except UserError:  # the file has no such preset
+                continue
+            if config.job == "train":
+                found.append((name, _flat(config)))
+    return found
+
+
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    return {name: get_field(config, name) for name in field_names(config)}
