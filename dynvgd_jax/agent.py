@@ -120,7 +120,7 @@ def load_agent(folder: str | Path, overrides: dict[str, Any] | None = None) -> A
       UserError: there is no such run or checkpoint, it is damaged, or an override is
         unknown or does not fit the saved critics or the policy.
     """
-    folder, step = _find_checkpoint(folder)
+    folder, step = find_checkpoint(folder)
     saved = read_config(folder)
     config = ConfigDict(saved.to_dict())
     with config.unlocked():
@@ -173,11 +173,15 @@ def load_learner(folder: str | Path, method: Method) -> PyTree:
     Raises:
       UserError: there is no such checkpoint, or its critics have other sizes.
     """
-    return _restore(*_find_checkpoint(folder), method)["learner"]
+    return _restore(*find_checkpoint(folder), method)["learner"]
 
 
-def _find_checkpoint(folder: str | Path) -> tuple[Path, int]:
-    """A run's folder and the number of the checkpoint that `folder` means."""
+def find_checkpoint(folder: str | Path) -> tuple[Path, int]:
+    """Returns a run's folder and the number of the checkpoint that `folder` means.
+
+    Raises:
+      UserError: there is no such run, or it holds no checkpoint.
+    """
     folder = expand(folder)
     if folder.parent.name == CHECKPOINTS and folder.name.isdecimal():
         return folder.parent.parent, int(folder.name)
