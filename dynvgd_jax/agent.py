@@ -14,6 +14,7 @@ from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import check_fields, set_fields
 from dynvgd_jax.core.types import PyTree
+from dynvgd_jax.deploy.controller import Controller, Steered
 from dynvgd_jax.diffusion import policy_files
 from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.diffusion.policy_files import load_policy
@@ -90,6 +91,21 @@ class Agent:
                 raise ValueError(f"found td_error {td_error}, expected at least 0")
             learner = learner._replace(td_error=jnp.float32(td_error))
         return self._compiled_act(learner, self.policy.params, obs, noise)
+
+    def controller(
+        self, batch_size: int = 1, noise_seed: int | None = None
+    ) -> Controller:
+        """Returns the agent for a control loop, compiled: see `deploy.controller`.
+
+        Args:
+          batch_size: observations that it decides for at once.
+          noise_seed: draws the start noises; None is the run's `eval.seed`.
+
+        Raises:
+          ValueError: a number is out of its range.
+        """
+        parts = (self.config, self.policy, self.method, self.learner, self.env_steps)
+        return Controller(Steered(*parts), batch_size, noise_seed)
 
     @functools.cached_property
     def _compiled_act(self):
