@@ -67,7 +67,9 @@ def write_program(
         return whole(every, *inputs)
 
     weights = [leaves[i] for i in used]
-    program = np.frombuffer(_export(of_used, weights, policy).serialize(), np.uint8)
+    (batch,) = jax.export.symbolic_shape("B")
+    exported = _export(of_used, weights, policy, batch)
+    program = np.frombuffer(exported.serialize(), np.uint8)
     contents = [program, *weights]
     metadata = _metadata(policy, about, contents)
     named = {f"weight_{i}": weight for i, weight in enumerate(weights)}
@@ -119,8 +121,8 @@ def _unnormalize(norm: Normalization, chunk: jax.Array) -> jax.Array:
     return action.astype(jnp.float32)
 
 
-def _export(function, weights: list[np.ndarray], policy: Policy):
-    (batch,) = jax.export.symbolic_shape("B")
+def _export(function, weights: list[np.ndarray], policy: Policy, batch: Any):
+    """Exports `function` for `batch` rows, a number or a symbol."""
     inputs = (
         jax.ShapeDtypeStruct((batch, policy.obs_dim), jnp.float32),
         jax.ShapeDtypeStruct((batch,), jnp.uint32),
@@ -133,7 +135,8 @@ def _export(function, weights: list[np.ndarray], policy: Policy):
 
 def _used(function, leaves: list[np.ndarray], policy: Policy) -> list[int]:
     """Numbers of the leaves that the function's result depends on."""
-    kept = _export(function, leaves, policy).module_kept_var_idx
+    # of a number of rows: with a symbol JAX keeps all arguments
+    kept = _export(function, leaves, policy, 1).module_kept_var_idx
     return [i for i in kept if i < len(leaves)]
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -84,20 +85,16 @@ def test_says_what_it_is(exported):
 
 
 def test_holds_no_weight_that_is_not_used(agents, exported):
-    """Neither the target critics nor Adam's moments; the ticket needs no critics."""
-    policy = sum(np.size(leaf) for leaf in leaves(agents["guided"].policy.params))
+    """Neither the target critics nor Adam's moments."""
+    policy = sum(
+        np.size(leaf) for leaf in jax.tree.leaves(agents["guided"].policy.params)
+    )
     critics = agents["guided"].learner.critic.params
-    count = policy + sum(np.size(leaf) for leaf in leaves(critics))
+    count = policy + sum(np.size(leaf) for leaf in jax.tree.leaves(critics))
     with np.load(exported[0] / "guided.npz") as file:
         weights = [file[n] for n in file.files if n.startswith("weight_")]
     # the scalars are the TD error and the number of updates
     assert count <= sum(w.size for w in weights) <= count + 2
-
-
-def leaves(tree):
-    import jax
-
-    return jax.tree.leaves(tree)
 
 
 def test_a_damaged_file_is_noticed(exported, tmp_path):
