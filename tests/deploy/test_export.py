@@ -86,11 +86,9 @@ def test_says_what_it_is(exported):
 
 def test_holds_no_weight_that_is_not_used(agents, exported):
     """Neither the target critics nor Adam's moments."""
-    policy = sum(
-        np.size(leaf) for leaf in jax.tree.leaves(agents["guided"].policy.params)
-    )
-    critics = agents["guided"].learner.critic.params
-    count = policy + sum(np.size(leaf) for leaf in jax.tree.leaves(critics))
+    agent = agents["guided"]
+    needed = (agent.policy.params, agent.learner.critic.params)
+    count = sum(np.size(leaf) for leaf in jax.tree.leaves(needed))
     with np.load(exported[0] / "guided.npz") as file:
         weights = [file[n] for n in file.files if n.startswith("weight_")]
     # the scalars are the TD error and the number of updates
