@@ -31,7 +31,8 @@ from dynvgd_jax.diffusion.policy_files import (
 from dynvgd_jax.envs import base as envs_base
 from dynvgd_jax.envs.base import VectorEnv
 from dynvgd_jax.envs.rollout import ActFn, evaluate, evaluation_seeds
-from dynvgd_jax.evaluate.play import FIELDS, base_act, steered_act
+from dynvgd_jax.evaluate import play
+from dynvgd_jax.evaluate.play import base_act, steered_act
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.runs.metrics import EPISODES_FILE, episode_rows
 from dynvgd_jax.runs.report import (
@@ -122,7 +123,7 @@ def run_evaluation(
       UserError: there is no such run, checkpoint or policy, it is of another task, a
         field has no allowed value, or the output exists or cannot be written.
     """
-    check_fields(config, FIELDS | envs_base.field_rules())
+    check_fields(config, play.FIELDS | envs_base.field_rules())
     subject = _load(source, config, changes)
     config, policy = subject.config, subject.policy
     target = output or subject.folder
