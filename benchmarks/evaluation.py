@@ -18,16 +18,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from dynvgd_jax.core.config_file import load_config
 from dynvgd_jax.core.jax_start import run_on_devices
 from dynvgd_jax.diffusion.policy_files import load_policy
 from dynvgd_jax.envs.robosuite.vector import ENGINES, RobosuiteVectorEnv
 from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
+from dynvgd_jax.evaluate.play import base_act
 from dynvgd_jax.runs.report import success_text
-from dynvgd_jax.steering.noise import start_noise
 
 TURN_EPISODES = 50
 
@@ -45,14 +44,7 @@ def main():
     if unknown:
         parser.error(f"unknown engines {sorted(unknown)}; known are {ENGINES}")
     policy = load_policy(options.policy)
-    shape, key = (policy.chunk_len, policy.action_dim), jax.random.key(0)
-
-    def act(obs, seeds, chunk_index):
-        noise = start_noise(
-            "randn", key, jnp.asarray(seeds), jnp.asarray(chunk_index), shape
-        )
-        return policy.sample(obs, noise, 8)
-
+    act = base_act(load_config("configs/base.py"), policy, "randn")
     seeds = evaluation_seeds(9001, options.episodes)
     turns = np.array_split(seeds, -(-len(seeds) // TURN_EPISODES))
     envs = {
@@ -63,10 +55,11 @@ def main():
     }
     for env in envs.values():  # compile
         env.reset([0], [0])
-        env.step([0], np.zeros((1, *shape)))
+        env.step([0], np.zeros((1, policy.chunk_len, policy.action_dim)))
     act(
-        np.zeros((options.num_envs, policy.obs_dim)),
-        *(np.zeros((2, options.num_envs), int)),
+        np.zeros((options.num_envs, policy.obs_dim), np.float32),
+        np.zeros(options.num_envs, np.uint32),
+        np.zeros(options.num_envs, np.int32),
     )
     results, seconds = {name: [] for name in engines}, dict.fromkeys(engines, 0.0)
     for turn in turns:

@@ -36,9 +36,9 @@ from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.jax_start import run_on_devices
 from dynvgd_jax.envs import base as envs_base
 from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
+from dynvgd_jax.evaluate.play import steered_act
 from dynvgd_jax.runs.report import episodes_text, print_table, runs_text
 from dynvgd_jax.runs.settings import read_config
-from dynvgd_jax.steering.base import ActInputs
 
 SCALARS = ("weight_mean", "delta_norm", "delta_q", "candidate_gain")
 
@@ -59,19 +59,8 @@ def parse_fields(texts):
 
 def play(agent, env, seeds, label):
     """Returns whether each episode succeeded, and the mean of each `guide/*` scalar."""
-    config = agent.config
-    act_one = jax.jit(agent.method.act)
-    params = jax.device_put(agent.policy.params)
-    key, scalars = jax.random.key(config.eval.seed), []
-
-    def act(obs, seeds, chunk_index):
-        inputs = ActInputs(
-            obs, key, seeds, chunk_index, env_steps=agent.env_steps, evaluating=True
-        )
-        decision = act_one(agent.learner, params, inputs)
-        scalars.append(decision.metrics)
-        return np.asarray(decision.chunk)
-
+    scalars = []
+    act = steered_act(agent, scalars.append)
     bar = iter(track(seeds, description=label, transient=True))
     results = evaluate(env, act, seeds, progress=lambda _: next(bar, None))
     names = scalars[0].keys()

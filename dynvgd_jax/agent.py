@@ -14,6 +14,7 @@ from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import check_fields, set_fields
 from dynvgd_jax.core.types import PyTree
+from dynvgd_jax.deploy.controller import Controller, Steered
 from dynvgd_jax.diffusion import policy_files
 from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.diffusion.policy_files import load_policy
@@ -95,6 +96,21 @@ class Agent:
             learner = learner._replace(td_error=jnp.float32(td_error))
         return self._compiled_act(learner, self.policy.params, obs, noise)
 
+    def controller(
+        self, batch_size: int = 1, noise_seed: int | None = None
+    ) -> Controller:
+        """Returns the agent for a control loop, compiled: see `deploy.controller`.
+
+        Args:
+          batch_size: observations that it decides for at once.
+          noise_seed: draws the start noises; None is the run's `eval.seed`.
+
+        Raises:
+          ValueError: a number is out of its range.
+        """
+        parts = (self.config, self.policy, self.method, self.learner, self.env_steps)
+        return Controller(Steered(*parts), batch_size, noise_seed)
+
     @functools.cached_property
     def _compiled_act(self):
         def act(learner, policy_params, obs, noise):
@@ -124,7 +140,7 @@ def load_agent(folder: str | Path, overrides: dict[str, Any] | None = None) -> A
       UserError: there is no such run or checkpoint, it is damaged, or an override is
         unknown or does not fit the saved critics or the policy.
     """
-    folder, step = _find_checkpoint(folder)
+    folder, step = find_checkpoint(folder)
     saved = read_config(folder)
     config = ConfigDict(saved.to_dict())
     with config.unlocked():
@@ -177,11 +193,15 @@ def load_learner(folder: str | Path, method: Method) -> PyTree:
     Raises:
       UserError: there is no such checkpoint, or its critics have other sizes.
     """
-    return _restore(*_find_checkpoint(folder), method)["learner"]
+    return _restore(*find_checkpoint(folder), method)["learner"]
 
 
-def _find_checkpoint(folder: str | Path) -> tuple[Path, int]:
-    """A run's folder and the number of the checkpoint that `folder` means."""
+def find_checkpoint(folder: str | Path) -> tuple[Path, int]:
+    """Returns a run's folder and the number of the checkpoint that `folder` means.
+
+    Raises:
+      UserError: there is no such run, or it holds no checkpoint.
+    """
     folder = expand(folder)
     if folder.parent.name == CHECKPOINTS and folder.name.isdecimal():
         return folder.parent.parent, int(folder.name)

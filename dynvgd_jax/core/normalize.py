@@ -8,7 +8,7 @@ import numpy as np
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.untrusted import load_npz
 
-_EPS = 1e-6  # keeps constant observation entries finite; part of DPPO's formula
+SPAN_FLOOR = 1e-6  # keeps constant observation entries finite; part of DPPO's formula
 
 
 class Normalization(NamedTuple):
@@ -27,14 +27,14 @@ def normalize_obs(norm: Normalization, obs: np.ndarray) -> np.ndarray:
     arithmetic runs in float64 and is rounded once.
     """
     low = np.asarray(norm.obs_min, np.float64)
-    span = np.asarray(norm.obs_max, np.float64) - low + _EPS
+    span = np.asarray(norm.obs_max, np.float64) - low + SPAN_FLOOR
     return (2.0 * ((np.asarray(obs) - low) / span - 0.5)).astype(np.float32)
 
 
 def unnormalize_obs(norm: Normalization, obs_n: np.ndarray) -> np.ndarray:
     """Returns the raw observation [..., Do] float64, the inverse of normalize_obs."""
     low = np.asarray(norm.obs_min, np.float64)
-    span = np.asarray(norm.obs_max, np.float64) - low + _EPS
+    span = np.asarray(norm.obs_max, np.float64) - low + SPAN_FLOOR
     return (np.asarray(obs_n, np.float64) / 2.0 + 0.5) * span + low
 
 
@@ -45,7 +45,7 @@ def normalize_action(norm: Normalization, action: np.ndarray) -> np.ndarray:
     has no such term, so that the two invert each other to about 1e-6.
     """
     low = np.asarray(norm.action_min, np.float64)
-    span = np.asarray(norm.action_max, np.float64) - low + _EPS
+    span = np.asarray(norm.action_max, np.float64) - low + SPAN_FLOOR
     return (2.0 * ((np.asarray(action) - low) / span - 0.5)).astype(np.float32)
 
 

@@ -1,10 +1,11 @@
 """What stands at which place of a task's observation, and entries that never change."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.normalize import Normalization
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,38 @@ def observation_slices(task: str) -> dict[str, slice]:
         slices[name] = slice(start, start + size)
         start += size
     return slices
+
+
+def flatten_observation(task: str, obs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns the raw observation `[Do]` float64 of an environment's dictionary.
+
+    Each observable is found by its own name, so that the order in which a release of
+    robosuite puts them into `object-state` decides nothing.
+
+    Args:
+      task: one of LAYOUTS.
+      obs: as robosuite's `reset` and `step` return it; may hold more than is needed.
+
+    Raises:
+      UserError: the task's layout is not known, or an observable is missing.
+      ValueError: an observable has another size.
+    """
+    if task not in LAYOUTS:
+        raise UserError(
+            f"the names in an observation of task {task!r} are not known, expected one "
+            f"of {', '.join(LAYOUTS)}; give the observation as one vector"
+        )
+    missing = [name for name, _ in LAYOUTS[task] if name not in obs]
+    if missing:
+        raise UserError(
+            f"the observation lacks {', '.join(missing)}, expected robosuite's of task "
+            f"{task!r}; make the environment with use_object_obs=True"
+        )
+    parts = [np.ravel(obs[name]) for name, _ in LAYOUTS[task]]
+    for (name, size), part in zip(LAYOUTS[task], parts, strict=True):
+        if len(part) != size:
+            raise ValueError(f"{name}: found {len(part)} values, expected {size}")
+    return np.concatenate(parts).astype(np.float64)
 
 
 def entry_name(task: str, index: int) -> str:

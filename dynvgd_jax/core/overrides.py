@@ -33,7 +33,16 @@ def parse(
     """
     argv = with_flag_files(argv)
     config_flag, argv = split_config(argv)
-    original = load_config(config_flag)
+    return config_flag, parse_over(load_config(config_flag), argv, define)
+
+
+def parse_over(
+    original: ConfigDict, argv: list[str], define: Callable[[flags.FlagValues], None]
+) -> flags.FlagValues:
+    """Returns values whose `config` is `original`, locked, with argv's --config.*.
+
+    Arguments and errors as `parse`'s; `argv` holds no --config.
+    """
     argv = spell_overrides(argv, original)
     values = flags.FlagValues()
     try:
@@ -47,7 +56,7 @@ def parse(
     if surplus:
         raise unexpected(surplus[0], argv, original)
     expand_paths(values.config)
-    return config_flag, values
+    return values
 
 
 def with_flag_files(argv: list[str]) -> list[str]:

@@ -28,7 +28,7 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUILTIN_PREFIX = "builtin:"
 # Far above any policy; what a damaged or hostile file may ask for.
 MAX_TRAIN_TIMESTEPS = 100_000
-_DESCRIPTION = "policy.json"
+DESCRIPTION = "policy.json"
 _WEIGHTS = "weights"
 _NORMALIZATION = "normalization.npz"
 _FT_STEPS = "ft_denoising_steps"
@@ -77,7 +77,7 @@ def save_policy(folder: str | Path, policy: Policy) -> None:
             save_tree(partial / _WEIGHTS, policy.params)
             save_normalization(partial / _NORMALIZATION, policy.normalization)
             text = json.dumps(description, indent=2) + "\n"
-            (partial / _DESCRIPTION).write_text(text, encoding="utf-8")
+            (partial / DESCRIPTION).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write the policy {folder}: {error}") from error
 
@@ -90,15 +90,15 @@ def load_policy(source: str | Path) -> Policy:
         parts do not fit each other.
     """
     folder = locate(str(source))
-    description = load_json(folder / _DESCRIPTION)
+    description = load_json(folder / DESCRIPTION)
     try:
         if description["format_version"] != FORMAT_VERSION:
             raise UserError(
-                f"{folder / _DESCRIPTION} has format "
+                f"{folder / DESCRIPTION} has format "
                 f"{description['format_version']!r}, expected {FORMAT_VERSION}; "
                 "convert or train the policy again with this version"
             )
-        kind = _kind(folder / _DESCRIPTION, description.get("kind", _FIRST_KIND))
+        kind = _kind(folder / DESCRIPTION, description.get("kind", _FIRST_KIND))
         network = kind.read_network(description["network"])
         num_train = description["num_train_timesteps"]
         if type(num_train) is not int or not 2 <= num_train <= MAX_TRAIN_TIMESTEPS:
@@ -114,7 +114,7 @@ def load_policy(source: str | Path) -> Policy:
         template = kind.template(network, ft_steps)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f"{folder / _DESCRIPTION} does not describe a policy ({error!r}); "
+            f"{folder / DESCRIPTION} does not describe a policy ({error!r}); "
             "convert or train the policy again"
         ) from error
     params = restore_tree(folder / _WEIGHTS, template)
@@ -124,7 +124,7 @@ def load_policy(source: str | Path) -> Policy:
     if sizes != (network.obs_dim, network.action_dim):
         raise UserError(
             f"{folder / _NORMALIZATION} has {sizes} observation and action entries, "
-            f"expected {(network.obs_dim, network.action_dim)} as in {_DESCRIPTION}; "
+            f"expected {(network.obs_dim, network.action_dim)} as in {DESCRIPTION}; "
             "put the file of this policy's own data set there"
         )
     parts = (network, params, num_train, normalization, task, metadata, ft_steps)
@@ -153,16 +153,16 @@ def locate(source: str) -> Path:
         if not folder.is_dir():
             raise UserError(
                 f"found no policy folder at {source}; give a folder that holds "
-                f"{_DESCRIPTION}, or {BUILTIN_PREFIX}<task>"
+                f"{DESCRIPTION}, or {BUILTIN_PREFIX}<task>"
             )
-        if not (folder / _DESCRIPTION).is_file():
+        if not (folder / DESCRIPTION).is_file():
             raise UserError(
-                f"{folder} is no complete policy folder: {_DESCRIPTION} is missing; "
-                f"expected {_DESCRIPTION}, {_WEIGHTS}/ and {_NORMALIZATION}"
+                f"{folder} is no complete policy folder: {DESCRIPTION} is missing; "
+                f"expected {DESCRIPTION}, {_WEIGHTS}/ and {_NORMALIZATION}"
             )
         return folder
     name = source.removeprefix(BUILTIN_PREFIX)
-    available = sorted(path.parent.name for path in ASSETS.glob(f"*/{_DESCRIPTION}"))
+    available = sorted(path.parent.name for path in ASSETS.glob(f"*/{DESCRIPTION}"))
     if name not in available:
         raise UserError(
             f"found no built-in policy {name!r}, expected one of "

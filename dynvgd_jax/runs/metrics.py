@@ -157,12 +157,7 @@ class MetricsLog:
           policy: method and start noise, such as `base/randn` or `dynvgd/tanh_randn`.
           results: finished episodes.
         """
-        rows = []
-        for r in results:
-            success = (int(r.success_any), int(r.success_chunk))
-            total = repr(float(r.episode_return))
-            rows.append([control_steps, policy, r.seed, *success, total, r.length])
-        self._episodes.append(_csv(rows))
+        self._episodes.append(episode_rows([(control_steps, policy, results)]))
 
     def close(self) -> None:
         """Closes the files and frees the folder."""
@@ -175,6 +170,26 @@ class MetricsLog:
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+
+def episode_rows(
+    evaluations: Iterable[tuple[int, str, Iterable[EpisodeResult]]],
+    *,
+    header: bool = False,
+) -> bytes:
+    """Returns rows of eval.csv, one an episode; arguments as `MetricsLog.episodes`'s.
+
+    Args:
+      evaluations: control steps, policy and finished episodes of each.
+      header: whether the names of the columns stand first.
+    """
+    rows = [EPISODE_COLUMNS] if header else []
+    for control_steps, policy, results in evaluations:
+        for r in results:
+            success = (int(r.success_any), int(r.success_chunk))
+            total = repr(float(r.episode_return))
+            rows.append((control_steps, policy, r.seed, *success, total, r.length))
+    return _csv(rows)
 
 
 def event_files(workdir: Path) -> list[Path]:

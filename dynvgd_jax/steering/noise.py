@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from dynvgd_jax.core.fields import each, number, one_of
+from dynvgd_jax.core.precision import with_precision
 from dynvgd_jax.diffusion.base import sample
+from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.steering.base import ActInputs, Decision, Setting
 
 # Published acting starts from tanh(randn), TD targets and the base policy from randn.
@@ -108,3 +111,23 @@ def make_explore(setting: Setting) -> Callable[..., Decision]:
         return Decision(chunk, {}, {})
 
     return explore
+
+
+def make_base_decode(config: ConfigDict, policy: Policy) -> Callable[..., jax.Array]:
+    """Returns the base policy as evaluations play it, for jit.
+
+    `(kind, params, obs [B, Do], key, seeds [B], chunk_index [B]) -> [B, Ta, Da]`, where
+    `kind` is a key of START_NOISES.
+
+    Args:
+      config: of a run; `ddim_steps` and `precision` count.
+      policy: the frozen policy, whose parameters `params` are.
+    """
+    denoiser = policy.denoiser(config.ddim_steps)
+    chunk_shape = (policy.chunk_len, policy.action_dim)
+
+    def decode(kind, params, obs, key, seeds, chunk_index):
+        noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
+        return sample(denoiser, params, noise, obs)
+
+    return with_precision(decode, config.precision)

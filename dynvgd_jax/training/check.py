@@ -13,15 +13,14 @@ from dynvgd_jax.core.fields import (
     anything,
     check_fields,
     count,
-    each,
     number,
     one_of,
 )
 from dynvgd_jax.diffusion import policy_files
 from dynvgd_jax.envs import base as envs
+from dynvgd_jax.evaluate import play
 from dynvgd_jax.steering import methods
 from dynvgd_jax.steering.guidance import guidance_options, guided_steps
-from dynvgd_jax.steering.noise import START_NOISES
 from dynvgd_jax.training import replay_memory
 
 # Of what the loop itself reads.
@@ -34,14 +33,9 @@ FIELDS = {
     "first_rollout_env_steps": count(),
     "end_at_success": anything,
     "bootstrap_at_time_limit": anything,
-    "reward_offset": number(-1e6, 1e6),
     "overlap": anything,
     "initial_critics": anything,
-    "eval.noises": each(one_of(START_NOISES), least=1),
-    "eval.episodes": number(1, 1_000_000),
     "eval.every_env_steps": count(1),
-    "eval.num_envs": number(1, 4096),
-    "eval.seed": number(0, SEED_END),
     "checkpoint.every_env_steps": count(1),
     "log.every_env_steps": count(1),
 }
@@ -51,6 +45,7 @@ def field_rules() -> dict[str, Rule]:
     """Returns the rule of every field of a training configuration."""
     return {
         **FIELDS,
+        **play.FIELDS,
         **envs.field_rules(),
         **policy_files.FIELDS,
         **methods.FIELDS,

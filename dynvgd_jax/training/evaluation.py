@@ -6,8 +6,8 @@ import jax
 
 from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.envs.rollout import ActFn, evaluate
+from dynvgd_jax.evaluate.play import evaluation_inputs
 from dynvgd_jax.runs.report import evaluation_line, summarise
-from dynvgd_jax.steering.base import ActInputs
 from dynvgd_jax.training import processes
 from dynvgd_jax.training.reporting import finite_chunks, record_evaluation
 from dynvgd_jax.training.saving import has_checkpoint, save
@@ -45,9 +45,8 @@ def evaluate_steered(run: RunState) -> None:
         learner = run.job.placement.take(run.learner, place_of_seed)
 
         def act(obs, seeds, chunk_index, learner=learner):
-            inputs = ActInputs(
-                obs, key, seeds, chunk_index, env_steps=run.env_steps, evaluating=True
-            )
+            where = (obs, key, seeds, chunk_index)
+            inputs = evaluation_inputs(*where, run.env_steps)
             return programs.act_one(learner, inputs).chunk
 
         label = f"seed {seed.seed}, " if len(run.seeds) > 1 else ""

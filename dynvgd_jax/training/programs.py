@@ -7,13 +7,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dynvgd_jax.core.precision import with_precision
 from dynvgd_jax.core.types import EpisodeEnds, PyTree
-from dynvgd_jax.diffusion.base import sample
 from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.replay import ring
 from dynvgd_jax.steering.base import ActInputs, Decision, Method, Metrics
-from dynvgd_jax.steering.noise import start_noise
+from dynvgd_jax.steering.noise import make_base_decode
 from dynvgd_jax.training.compile import (
     SAME,
     SHARED,
@@ -77,7 +75,7 @@ def compile_programs(
     )
     params = make_replicate(placement)(policy.params)
     local_params = local(params)
-    decode = jax.jit(_base_decode(config, policy), static_argnums=0)
+    decode = jax.jit(make_base_decode(config, policy), static_argnums=0)
     explore, act_one = jax.jit(method.explore), jax.jit(method.act)
     act = compile_for_first(placement, method.act, (SPREAD, SAME, _INPUTS), SPREAD)
     propose = method.propose and compile_for_first(
@@ -105,17 +103,6 @@ def _own(inputs: ActInputs) -> dict[str, Any]:
     """The inputs that are one a seed."""
     kinds = _INPUTS._asdict()
     return {n: v for n, v in inputs._asdict().items() if kinds[n] is SPREAD}
-
-
-def _base_decode(config: ConfigDict, policy: Policy) -> Callable:
-    denoiser = policy.denoiser(config.ddim_steps)
-    chunk_shape = (policy.chunk_len, policy.action_dim)
-
-    def decode(kind, params, obs, key, seeds, chunk_index):
-        noise = start_noise(kind, key, seeds, chunk_index, chunk_shape)
-        return sample(denoiser, params, noise, obs)
-
-    return with_precision(decode, config.precision)
 
 
 def call_on_ring(

@@ -1,0 +1,1 @@
+"""A steered policy outside of training: raw observations in, raw actions out."""

@@ -1,0 +1,1 @@
+"""Evaluation by itself: any checkpoint or policy, on any list of episodes."""

@@ -1,0 +1,229 @@
+"""One evaluation by itself, from what is evaluated to its files and its table."""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from dynvgd_jax.agent import (
+    POLICY,
+    Agent,
+    check_steering,
+    find_checkpoint,
+    load_agent,
+)
+from dynvgd_jax.core.config_file import load_config
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.fields import check_fields
+from dynvgd_jax.core.types import EpisodeResult
+from dynvgd_jax.core.untrusted import load_json
+from dynvgd_jax.diffusion.policy import Policy
+from dynvgd_jax.diffusion.policy_files import (
+    BUILTIN_PREFIX,
+    DESCRIPTION,
+    load_policy,
+    locate,
+)
+from dynvgd_jax.envs import base as envs_base
+from dynvgd_jax.envs.base import VectorEnv
+from dynvgd_jax.envs.rollout import ActFn, evaluate, evaluation_seeds
+from dynvgd_jax.evaluate import play
+from dynvgd_jax.evaluate.play import base_act, steered_act
+from dynvgd_jax.runs.durable import new_folder, refuse_existing
+from dynvgd_jax.runs.metrics import EPISODES_FILE, episode_rows
+from dynvgd_jax.runs.report import (
+    Progress,
+    episodes_text,
+    evaluation_line,
+    print_results,
+    summarise,
+)
+from dynvgd_jax.runs.settings import (
+    CONFIG_FILE,
+    read_config,
+    write_config,
+    write_versions,
+)
+
+FOLDER = "evaluations"  # in the run's folder, one folder an evaluation inside
+
+
+class Entry(NamedTuple):
+    """One policy to evaluate."""
+
+    name: str  # method and start noise, such as base/randn
+    control_steps: int  # of training behind it
+    act: ActFn
+
+
+class Subject(NamedTuple):
+    """What is evaluated."""
+
+    config: ConfigDict  # overrides applied
+    policy: Policy
+    agent: Agent | None  # None where nothing steers
+    folder: Path  # for the results, unless another is given
+
+
+def source_config(source: str) -> ConfigDict:
+    """Returns the configuration of what `run_evaluation` takes, before any changes.
+
+    A policy has that of configs/base.py, its own task and method "base".
+
+    Raises:
+      UserError: there is no such run, checkpoint or policy.
+    """
+    if is_policy(source):
+        config = load_config("configs/base.py")
+        description = load_json(locate(source) / DESCRIPTION)
+        config.task, config.method = str(description.get("task")), "base"
+        config.base_policy = source
+        return config
+    if _holds_only_a_policy(Path(source)):
+        raise UserError(
+            f"{source} is no training run; give the policy in it: {source}/{POLICY}"
+        )
+    folder, _ = find_checkpoint(source)
+    return read_config(folder)
+
+
+def _holds_only_a_policy(folder: Path) -> bool:
+    """Whether it is the folder of a pre-training."""
+    if not (folder / CONFIG_FILE).is_file():
+        return False
+    return read_config(folder).job != "train" and is_policy(str(folder / POLICY))
+
+
+def run_evaluation(
+    source: str,
+    config: ConfigDict,
+    changes: dict[str, Any],
+    output: Path | None = None,
+    make_env: Callable[[int], VectorEnv] | None = None,
+) -> dict[str, list[EpisodeResult]]:
+    """Evaluates base and steered policy, writes the files, prints the table.
+
+    Args:
+      source: a run's folder (its newest checkpoint), one of its checkpoints, a policy
+        folder or `builtin:<task>`.
+      config: of `source`, see `source_config`, changes applied.
+      changes: those fields of it that differ, by dotted name.
+      output: new folder; None chooses one, see docs/deploy.md.
+      make_env: number of environments -> environments, where not those of
+        `envs.base`.
+
+    Returns:
+      the episodes of each policy by name, in the order of their seeds.
+
+    Raises:
+      UserError: there is no such run, checkpoint or policy, it is of another task, a
+        field has no allowed value, or the output exists or cannot be written.
+    """
+    check_fields(config, play.FIELDS | envs_base.field_rules())
+    subject = _load(source, config, changes)
+    config, policy = subject.config, subject.policy
+    target = output or subject.folder
+    refuse_existing(target)
+    if make_env is None:
+        policy.require_task(config.task)
+        make_env = functools.partial(envs_base.make_env, config, policy.normalization)
+    try:
+        # Made before anything is played: nothing must be lost for want of a place.
+        with new_folder(target) as partial:
+            env = make_env(min(config.eval.num_envs, config.eval.episodes))
+            try:
+                policy.require_fit(*env.sizes[:3])
+                entries = _entries(subject)
+                found = _play(env, entries, config)
+            finally:
+                env.close()
+            _print_table(entries, found)  # before a disk that is full can lose it
+            write_config(partial, config)
+            write_versions(partial)
+            rows = [(e.control_steps, e.name, found[e.name]) for e in entries]
+            (partial / EPISODES_FILE).write_bytes(episode_rows(rows, header=True))
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error}; give --output") from error
+    print(f"wrote {target / EPISODES_FILE}")
+    return found
+
+
+def _load(source: str, config: ConfigDict, changes: dict[str, Any]) -> Subject:
+    seed = config.eval.seed
+    if is_policy(source):
+        check_steering(config)
+        policy = load_policy(source)
+        policy.require_task(config.task)
+        name = source.removeprefix(BUILTIN_PREFIX)
+        folder = Path("runs") / f"evaluation-{Path(name).absolute().name}-seed{seed}"
+        return Subject(config, policy, None, folder)
+    agent = load_agent(source, changes)
+    run, _ = find_checkpoint(source)
+    folder = run / FOLDER / f"{agent.env_steps}-seed{seed}"
+    return Subject(agent.config, agent.policy, agent, folder)
+
+
+def is_policy(source: str) -> bool:
+    """Whether `source` is a packaged policy or a policy folder, and no run."""
+    return source.startswith(BUILTIN_PREFIX) or (Path(source) / DESCRIPTION).is_file()
+
+
+def _entries(subject: Subject) -> list[Entry]:
+    """The base policy from each start noise, then the steered one."""
+    config, agent = subject.config, subject.agent
+    entries = [
+        Entry(f"base/{kind}", 0, base_act(config, subject.policy, kind))
+        for kind in config.eval.noises
+    ]
+    if agent is not None and config.method != "base":
+        name = f"{config.method}/{config.acting_noise}"
+        entries.append(Entry(name, agent.env_steps, steered_act(agent)))
+    return entries
+
+
+def _play(
+    env: VectorEnv, entries: Sequence[Entry], config: ConfigDict
+) -> dict[str, list[EpisodeResult]]:
+    """Plays every policy on the same episodes behind a progress bar."""
+    seeds = evaluation_seeds(config.eval.seed, config.eval.episodes)
+    found = {}
+    with Progress(len(entries) * len(seeds), unit="episodes") as bar:
+        for number, entry in enumerate(entries):
+            start, done = time.monotonic(), []
+
+            def progress(result, entry=entry, number=number, done=done):
+                done.append(result)
+                rate = sum(r.success_chunk for r in done) / len(done)
+                bar.update(
+                    number * len(seeds) + len(done), success=rate, stage=entry.name
+                )
+
+            options = {"reward_offset": config.reward_offset, "progress": progress}
+            found[entry.name] = evaluate(env, entry.act, seeds, **options)
+            summary = summarise(entry.control_steps, entry.name, done)
+            bar.message(evaluation_line(summary, time.monotonic() - start))
+    return found
+
+
+def _print_table(
+    entries: Sequence[Entry], found: dict[str, list[EpisodeResult]]
+) -> None:
+    """Prints each policy's success, and what steering gains on equal episodes."""
+    print_results([summarise(e.control_steps, e.name, found[e.name]) for e in entries])
+    *bases, steered = entries
+    if steered.name.startswith("base/"):
+        return
+    for base in bases:
+        text = episodes_text(_success(found[steered.name]) - _success(found[base.name]))
+        print(
+            f"{steered.name} - {base.name}: {text} success (whole chunk), paired by "
+            "episode, 95 % bootstrap interval"
+        )
+
+
+def _success(results: Sequence[EpisodeResult]) -> np.ndarray:
+    return np.array([r.success_chunk for r in results], float)

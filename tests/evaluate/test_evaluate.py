@@ -1,0 +1,155 @@
+"""An evaluation by itself finds what the run's own evaluation found, bit for bit."""
+
+import csv
+import json
+import shutil
+
+import pytest
+
+import dynvgd_jax
+from dynvgd_jax.core.types import EpisodeResult
+from dynvgd_jax.envs import base as envs_base
+from dynvgd_jax.evaluate import __main__ as command
+from dynvgd_jax.evaluate import run
+from dynvgd_jax.evaluate.run import Entry
+from dynvgd_jax.runs.metrics import EPISODES_FILE
+from tests.support.reach import ReachEnv
+
+
+@pytest.fixture(autouse=True)
+def toy_environments(monkeypatch):
+    def make_env(config, normalization, num_envs):
+        return ReachEnv(num_envs)
+
+    monkeypatch.setattr(envs_base, "make_env", make_env)
+
+
+def evaluate(*arguments):
+    return command.main(["evaluate", *map(str, arguments)])
+
+
+def rows(folder):
+    with open(folder / EPISODES_FILE, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def own_rows(folder):
+    """What the run wrote of its base policy and of its last evaluation."""
+    last = rows(folder)[-1]["control_steps"]
+    return [r for r in rows(folder) if r["control_steps"] in ("0", last)]
+
+
+def test_repeats_the_runs_own_evaluations(finished_run, tmp_path, capsys):
+    assert evaluate(finished_run, f"--output={tmp_path / 'out'}") == 0
+    expected = own_rows(finished_run)
+    assert {r["policy"] for r in expected} == {
+        "base/tanh_randn",
+        "base/randn",
+        "dynvgd/tanh_randn",
+    }
+    assert rows(tmp_path / "out") == expected
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {EPISODES_FILE, "config.json", "versions.json"}
+    text = capsys.readouterr().out
+    assert "Success with 95 % intervals" in text
+    assert "dynvgd/tanh_randn - base/tanh_randn: " in text
+    assert "dynvgd/tanh_randn - base/randn: " in text
+    assert f"wrote {tmp_path / 'out' / EPISODES_FILE}" in text
+
+
+def test_other_episodes_checkpoints_and_fields(finished_run, tmp_path):
+    run_folder = shutil.copytree(finished_run, tmp_path / "run")
+    older = min((run_folder / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    sizes = ["--episodes", "2", "--seed=1", "--num_envs=1"]
+    assert evaluate(older, *sizes, "--config.eval.noises=randn") == 0
+    folder = run_folder / "evaluations" / f"{older.name}-seed1"  # the default
+    config = json.loads((folder / "config.json").read_text())
+    assert config["eval"] | {"episodes": 2, "seed": 1, "num_envs": 1} == config["eval"]
+    found = rows(folder)
+    assert [r["control_steps"] for r in found] == ["0"] * 2 + [older.name] * 2
+    assert {r["policy"] for r in found} == {"base/randn", "dynvgd/tanh_randn"}
+    played = {r["seed"] for r in found}
+    assert len(played) == 2 and not played & {r["seed"] for r in rows(run_folder)}
+    strong = [*sizes, "--config.guidance.scale=5", "--config.eval.noises=randn"]
+    assert evaluate(older, *strong, f"--output={tmp_path / 'strong'}") == 0
+    changed = rows(tmp_path / "strong")
+    assert changed[:2] == found[:2] and changed[2:] != found[2:]
+
+
+def test_a_policy_alone(finished_run, tmp_path, monkeypatch, capsys):
+    """A converted policy, or a packaged one, has nothing that steers it."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished_run / "policy", tmp_path / "mine")
+    sizes = ["--episodes=3", "--num_envs=3", "--config.ddim_steps=2"]
+    assert evaluate("mine", *sizes) == 0
+    base = [r for r in rows(finished_run) if r["policy"].startswith("base/")]
+    assert rows(tmp_path / "runs/evaluation-mine-seed0") == base
+    assert " - base/" not in capsys.readouterr().out
+
+
+def test_gain_by_hand(capsys):
+    def episodes(*success):
+        return [EpisodeResult(i, s, s, -1.0, 4, False) for i, s in enumerate(success)]
+
+    names = ("base/randn", 0), ("dynvgd/randn", 64)
+    entries = [Entry(*name, None) for name in names]
+    # episode by episode 1, 0, 1, 1: 0.75; and 1 everywhere has no interval
+    found = {
+        "base/randn": episodes(False, True, False, False),
+        "dynvgd/randn": episodes(True, True, True, True),
+    }
+    run._print_table(entries, found)
+    assert "dynvgd/randn - base/randn: 0.750 [" in capsys.readouterr().out
+    found["base/randn"] = episodes(*[False] * 4)
+    run._print_table(entries, found)
+    assert "dynvgd/randn - base/randn: 1.000 success" in capsys.readouterr().out
+
+
+MISTAKES = [
+    ([], "found nothing, expected first a run folder"),
+    (["--episodes=3"], "found --episodes=3, expected first a run folder"),
+    (["{none}"], "is no run folder: there is no such folder"),
+    (["builtin:cann"], "found no built-in policy 'cann', expected one of can,"),
+    (["{empty}"], "found no checkpoint in"),
+    (["{pretrained}"], "is no training run; give the policy in it: "),
+    (["{run}", "--episodes=0"], "config.eval.episodes: found 0, expected a number"),
+    (["{run}", "--seed=x"], "config.eval.seed: found 'x', expected int"),
+    (["{run}", "--episode=3"], "Unknown command line flag 'episode'"),
+    (["{run}", "{run}"], "expected only --flag=value arguments"),
+    (["{run}", "--config.guidance.scal=1"], "the nearest is config.guidance.scale"),
+    (["{run}", "--config.task=lift"], "found a base policy for task 'can', expected"),
+    (["{run}/policy", "--config.task=lift"], "for task 'can', expected one for 'lift'"),
+    (["{run}", "--config.critic.width=3"], "critic"),
+    (["{run}", "--output="], "--output: found nothing"),
+    (["{run}", "--output={run}"], "exists already; give one that does not"),
+    (["{run}", "--output={run}/config.json/x"], "cannot write"),
+    (["builtin:can"], "found a base policy for task 'can' with (obs_dim"),
+]
+
+
+@pytest.mark.parametrize("arguments, expected", MISTAKES)
+def test_mistakes_are_one_line(finished_run, tmp_path, capsys, arguments, expected):
+    places = {"run": finished_run, "none": tmp_path / "none"}
+    for name in ("empty", "pretrained"):
+        places[name] = tmp_path / name
+        places[name].mkdir()
+        shutil.copy(finished_run / "config.json", places[name])
+    shutil.copytree(finished_run / "policy", tmp_path / "pretrained/policy")
+    config = json.loads((finished_run / "config.json").read_text())
+    content = json.dumps(config | {"job": "pretrain"})
+    (tmp_path / "pretrained/config.json").write_text(content)
+    before = sorted(finished_run.rglob("*"))
+
+    assert evaluate(*[argument.format(**places) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("dynvgd_jax.evaluate: ") and expected in line
+    assert captured.out == ""
+    assert sorted(finished_run.rglob("*")) == before
+
+
+def test_help_and_version(capsys):
+    assert evaluate("--help") == 0
+    assert "--num_threads" in capsys.readouterr().out
+    assert evaluate("--version") == 0
+    assert capsys.readouterr().out == f"dynvgd_jax {dynvgd_jax.__version__}\n"
