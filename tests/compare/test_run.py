@@ -52,6 +52,7 @@ def tables(folder):
     return [(folder / f"comparison.{kind}").read_bytes() for kind in ("csv", "json")]
 
 
+@pytest.mark.slow
 def test_stopped_killed_and_killed_without_its_runs_it_ends_in_the_same_tables(
     config, tmp_path
 ):
