@@ -77,7 +77,7 @@ CRITICS = (
 _DRAWN = {LAMBDA, WEIGHT, "guide/grad_norm", "guide/weighted_grad_norm"}
 TRAINING = (
     Quantity("train_success", "success in training", scalar("train/success_rate")),
-    Quantity("speed", "control steps per second, evaluations included",
+    Quantity("speed", "control steps per second",
              scalar("time/control_steps_per_s")),
 )  # fmt: skip
 
