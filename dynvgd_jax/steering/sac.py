@@ -20,7 +20,6 @@ from dynvgd_jax.steering.critics import td
 from dynvgd_jax.steering.critics.base import RANDOM_PAIR, REDUCERS, Critic
 from dynvgd_jax.steering.critics.td import CriticState
 from dynvgd_jax.steering.noise_actor import NoiseActor, make_noise_actor
-from dynvgd_jax.steering.vgd import PAIR_KEY
 
 FIELDS = {
     "dsrl.initial_entropy_coef": number(1e-9, 1e9),
@@ -101,7 +100,7 @@ class Sac:
         """
         _, draw_key = jax.random.split(key)
         now, after = jax.random.normal(draw_key, (2, utd, *shape))
-        pair_keys = jax.random.split(jax.random.fold_in(key, PAIR_KEY), utd)
+        pair_keys = jax.random.split(jax.random.fold_in(key, td.PAIR_KEY), utd)
         return Steps(now, after, pair_keys)
 
     def step(
