@@ -26,7 +26,8 @@ def config(tmp_path, toy_policy, monkeypatch):
     return found
 
 
-def test_jobs_save_when_their_time_is_over_and_go_on(config, tmp_path, capfd):
+@pytest.mark.slow
+def test_jobs_save_when_their_time_is_over_and_go_on(config, tmp_path):
     plan = make_plan(config, tmp_path / "runs")
     plan.workdir.mkdir()
     (run,) = plan.runs
