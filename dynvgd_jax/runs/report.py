@@ -1,10 +1,12 @@
 """What a run shows in the terminal: progress while it goes, a table at its end."""
 
 import math
+import shlex
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -200,6 +202,21 @@ def print_seed_means(
 ) -> None:
     """Prints the means of several seeds' evaluations to stdout."""
     print_table(seeds_table(summaries), console)
+
+
+def print_next_commands(folder: Path, one_seed: Path) -> None:
+    """Prints what one types after a run.
+
+    Args:
+      folder: of the run.
+      one_seed: of its first seed; the same where there is one.
+    """
+    folder, one_seed = (shlex.quote(str(path)) for path in (folder, one_seed))
+    print(
+        f"curves:            tensorboard --logdir={folder}\n"
+        f"held-out episodes: python -m dynvgd_jax.evaluate {one_seed} --seed=1\n"
+        f"one page:          python -m dynvgd_jax.report {folder} --output=report"
+    )
 
 
 def print_table(table: Table, console: Console | None = None) -> None:

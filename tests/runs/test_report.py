@@ -2,6 +2,7 @@
 
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from dynvgd_jax.runs.report import (
     episodes_text,
     evaluation_line,
     mean_text,
+    print_next_commands,
     print_results,
     print_seed_means,
     success_text,
@@ -181,3 +183,12 @@ def test_a_finished_evaluation_in_one_line():
     line = evaluation_line(steered, 600, label="seed 3, ")
     assert "at 48,000 control steps: seed 3, dynvgd/tanh_randn: success 0.667" in line
     assert "3 episodes, 1 physics faults, 10 min" in line and "\n" not in line
+
+
+def test_the_next_commands_name_folders_as_a_shell_takes_them(capsys):
+    print_next_commands(Path("runs/a b"), Path("runs/a b/seed0"))
+    assert capsys.readouterr().out == (
+        "curves:            tensorboard --logdir='runs/a b'\n"
+        "held-out episodes: python -m dynvgd_jax.evaluate 'runs/a b/seed0' --seed=1\n"
+        "one page:          python -m dynvgd_jax.report 'runs/a b' --output=report\n"
+    )
