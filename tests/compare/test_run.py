@@ -113,6 +113,7 @@ def test_stopped_killed_and_killed_without_its_runs_it_ends_in_the_same_tables(
         ).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_named_and_the_others_go_on(
     tmp_path, toy_policy, own_program, capfd
 ):

@@ -120,6 +120,7 @@ def gains(folder, base_policy, name, scale, seeds=5, **changes):
     return np.array(found)
 
 
+@pytest.mark.slow
 def test_dynamic_vgd_improves_a_poor_policy(folder, base_policy):
     gain = gains(folder, base_policy, "up", SCALE)
     assert gain.mean() > MARGIN, gain

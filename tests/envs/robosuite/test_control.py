@@ -54,7 +54,7 @@ def gentle_actions(rng, task, steps):
 @pytest.mark.parametrize(
     ("name", "steps"),
     [
-        ("lift", 300),
+        pytest.param("lift", 300, marks=pytest.mark.slow),
         pytest.param("can", 300, marks=pytest.mark.slow),
         ("square", 400),
         ("transport", 80),
