@@ -4,7 +4,7 @@
       --variant guidance.scale=0 \
       --variant guidance.candidates=1 acting_noise=randn \
       --variant method=vgd \
-      --variant weight=shuffled
+      --variant guidance.scale=0.02 weight=shuffled
 
 Evaluates the critics of finished runs (their newest checkpoints) as they were trained
 and with each variant's fields changed, all on the same episodes and start noises.
@@ -57,6 +57,18 @@ def parse_fields(texts):
     return fields
 
 
+def _fields_and_weight(variant):
+    """A variant's fields, and its weight of benchmarks/weights.py or None."""
+    fields = parse_fields(variant)
+    if "weight" not in fields:
+        return fields, None
+    texts = (text.partition("=") for text in variant)
+    weight = next(value for name, _, value in texts if name == "weight")
+    weights.parse_weight(weight)
+    del fields["weight"]
+    return fields, weight
+
+
 def play(agent, env, seeds, label):
     """Returns whether each episode succeeded, and the mean of each `guide/*` scalar."""
     scalars = []
@@ -96,6 +108,8 @@ def main(arguments=None, make_env=env_for_agent):
         if getattr(options, name) < 1:
             raise UserError(f"--{name}: found {getattr(options, name)}, expected 1 up")
     variants = [[], *options.variant]
+    for variant in variants:  # before anything is played
+        _fields_and_weight(variant)
     table = Table(title=f"{options.episodes} episodes, {len(options.runs)} run(s)")
     for heading in ("variant", "success", "gain", "of each run", *SCALARS):
         table.add_column(heading)
@@ -106,14 +120,17 @@ def main(arguments=None, make_env=env_for_agent):
         wins, scalars = [], []
         for run in options.runs:
             fields = {"env.num_threads": options.num_threads}
-            fields |= parse_fields(variant)
-            weight = fields.pop("weight", None)
-            agent = load_agent(run, fields)
+            changes, weight = _fields_and_weight(variant)
+            agent = load_agent(run, fields | changes)
             if env is None:
                 env = make_env(agent, options.num_envs)
             seeds = evaluation_seeds(agent.config.eval.seed, options.episodes)
             with weights.using(weight, agent) if weight else contextlib.nullcontext():
                 won, means = play(agent, env, seeds, f"{label}, {run.name}")
+            if weight and "guide/weight_mean" not in means:
+                raise UserError(
+                    f"weight={weight}: no step is guided; give guidance.scale"
+                )
             wins.append(won)
             scalars.append(means)
         found[label] = wins

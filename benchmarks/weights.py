@@ -1,6 +1,6 @@
 """Other weights of guidance than the published one, for `benchmarks.guidance`.
 
-`--variant weight=NAME` or `weight=NAME:NUMBER`:
+`--variant weight=NAME guidance.scale=0.02` or `weight=NAME:NUMBER ...`:
 
   shuffled     the published w of another environment: the same values, told nothing
   agreement    how far the critics' gradients agree: |mean_i g_i|^2, less the variance
@@ -39,12 +39,17 @@ class Seen(NamedTuple):
     published: jax.Array  # [B] the published w
     lam: jax.Array  # [] lambda_k
     q_fn: Callable  # (obs, flat) -> q
+    candidates: int  # rows in a row that belong to one environment
     unsteered: Callable  # obs -> [B, D] the base policy's chunk from start noise 0
 
 
 def shuffled(seen: Seen) -> jax.Array:
     """The published weight of the environment before."""
-    return jnp.roll(seen.published, 1)
+    if len(seen.published) == seen.candidates:
+        raise UserError(
+            "weight=shuffled: found one environment, expected several; raise --num_envs"
+        )
+    return jnp.roll(seen.published, seen.candidates)
 
 
 def agreement(seen: Seen) -> jax.Array:
@@ -96,6 +101,11 @@ def parse_weight(text: str) -> Callable[[Seen], jax.Array]:
 def using(text: str, agent) -> contextlib.AbstractContextManager:
     """A context in which Dynamic VGD's acting is traced with this weight."""
     weigh, policy = parse_weight(text), agent.policy
+    if agent.config.critic.num < 2:
+        raise UserError(
+            f"weight={text}: found one critic, which cannot disagree, expected several"
+        )
+    candidates = agent.method.candidates
     denoiser = policy.denoiser(agent.config.ddim_steps)
     chunk_shape = (policy.chunk_len, policy.action_dim)
 
@@ -109,7 +119,8 @@ def using(text: str, agent) -> contextlib.AbstractContextManager:
             grad, q, value = guidance.value_gradient(q_fn, options.reduce, obs, flat)
             published = dynamic_weight(q, td_error, options.weighting)
             lam = scale * guidance.ANNEALS[options.time_anneal](k, num_steps)
-            w = weigh(Seen(obs, flat, q, grad, published, lam, q_fn, unsteered))
+            seen = (obs, flat, q, grad, published, lam, q_fn, candidates, unsteered)
+            w = jnp.where(weight_on, weigh(Seen(*seen)), 1.0)
             push = lam * w[:, None] * grad
             x0 = jnp.clip(flat + push, -1.0, 1.0)
             found = guidance.statistics(flat, x0, grad, push, lam, w, value, z.shape)

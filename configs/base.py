@@ -125,8 +125,9 @@ def get_config() -> ConfigDict:
     # no less than minus its control steps: the least is that of target_clip.
     config.critic.v_min = -400.0
     config.critic.v_max = 0.0
-    # Where the critics start: the folder of a run, or of one of its checkpoints, whose
-    # critics, targets, moments and counts are taken over; "" is fresh ones. Published.
+    # Where the learner starts: the folder of a run, or of one of its checkpoints, whose
+    # critics (or actor), targets, moments and counts are taken over; "" is a fresh one.
+    # Published.
     config.initial_critics = ""
 
     config.guidance = ConfigDict()

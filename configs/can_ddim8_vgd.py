@@ -4,7 +4,7 @@ from configs import base
 
 
 def get_config(preset: str = ""):
-    """Returns the run's configuration; presets: "" (published), see `base`."""
+    """Returns the run's configuration; presets: see `with_preset`."""
     config = base.get_config()
     config.task = "can"
     as_published(config)
@@ -12,7 +12,7 @@ def get_config(preset: str = ""):
     config.guidance.last_k = 5
     config.batch_size = 1024
     config.gamma = 0.99
-    return base.with_preset(config, preset)
+    return with_preset(config, preset)
 
 
 def as_published(config) -> None:
@@ -22,3 +22,14 @@ def as_published(config) -> None:
     config.critic.num = 2
     config.learning_rate = 3e-4
     config.target_clip = 0.0
+
+
+def with_preset(config, preset: str):
+    """Returns `config` after its preset: "" (published) or "published_quick"."""
+    return base.apply_preset(config, preset, {"published_quick": _published_quick})
+
+
+def _published_quick(config) -> None:
+    base.with_preset(config, "published_quick")
+    # Its 6,000 updates would end before lambda has risen.
+    config.guidance.warmup_updates = 0

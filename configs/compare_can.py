@@ -11,8 +11,9 @@ CHOOSING = {
     "target_backup": "max",
     "target_proposals": 4,
 }
-# First rollouts as of all other methods.
-DSRL = {"dsrl.first_noise": "explore"}
+# First rollouts as of all other methods; values hold the entropy's worth beside
+# rewards, so that no clip fits them.
+DSRL = {"dsrl.first_noise": "explore", "target_clip": 0.0}
 # Networks as wide as the critics; the coefficient of its own preset :quick.
 DSRL_QUICK = DSRL | {"dsrl.actor_width": 256, "dsrl.initial_entropy_coef": 0.05}
 
@@ -98,7 +99,11 @@ def published(task: str, module, preset: str) -> ConfigDict:
     for name in ("vgd", "dsrl_na", "dsrl_sac"):
         config.compare.configs[name] = f"configs/{task}_ddim8_{name}.py"
     if preset:
-        actor = {"dsrl.actor_width": config.critic.width}
+        actor = {
+            "dsrl.actor_width": config.critic.width,
+            # as its preset "quick" says
+            "dsrl.initial_entropy_coef": 0.05,
+        }
         small = {"dsrl_na": actor, "dsrl_sac": actor}
         # 80,000 published updates are a two-hundredth of the published budget.
         small["vgd"] = {"guidance.warmup_updates": 0}

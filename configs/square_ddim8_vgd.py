@@ -4,7 +4,7 @@ from configs import base, can_ddim8_vgd
 
 
 def get_config(preset: str = ""):
-    """Returns the run's configuration; presets: "" (published), see `base`."""
+    """Returns the run's configuration; presets as of Can's."""
     config = base.get_config()
     config.task = "square"
     can_ddim8_vgd.as_published(config)
@@ -12,4 +12,4 @@ def get_config(preset: str = ""):
     config.first_rollout_env_steps = 64_032
     # Gradient steps. Published.
     config.guidance.warmup_updates = 80_000
-    return base.with_preset(config, preset)
+    return can_ddim8_vgd.with_preset(config, preset)

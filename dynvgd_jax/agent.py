@@ -152,16 +152,18 @@ def load_agent(folder: str | Path, overrides: dict[str, Any] | None = None) -> A
     if {"task", "base_policy"} & {*(overrides or {})}:
         policy.require_task(config.task)
     if config.method != saved.method:
-        _refuse_method(folder, saved, config.method, policy)
+        _refuse_method(folder, saved, config, policy)
     method = build_method(config, policy)
     tree = _restore(folder, step, method)
     return Agent(config, policy, method, tree["learner"], tree["env_steps"])
 
 
-def _refuse_method(folder: Path, saved: ConfigDict, name: str, policy: Policy) -> None:
+def _refuse_method(
+    folder: Path, saved: ConfigDict, config: ConfigDict, policy: Policy
+) -> None:
     """Raises UserError where a run's method left nothing by which another can steer."""
-    other = ConfigDict(saved.to_dict())
-    other.method, other.first_rollout_env_steps = name, 0  # of training, no state
+    other, name = ConfigDict(config.to_dict()), config.method
+    other.first_rollout_env_steps = 0  # of training, no state
     trained, wanted = (build_method(c, policy) for c in (saved, other))
     structures = {jax.tree.structure(state_shapes(m)) for m in (trained, wanted)}
     if len(structures) > 1:

@@ -33,6 +33,13 @@ TRAIN_CHARTS = {
         "loss": (r"^train/critic_loss$",),
         "gradient norm": (r"^train/critic_grad_norm$",),
     },
+    "Actor (DSRL) or editor (edit)": {
+        "loss": (r"^train/actor_loss$", r"^train/noise_critic_loss$"),
+        "entropy coefficient": (r"^train/entropy_coef$",),
+        "log-probability": (r"^train/log_prob$",),
+        "start noise, edit: norm": (r"^guide/noise_norm$", r"^train/edit_length$"),
+        "edits: gain by Q, share": (r"^guide/edit_gain$", r"^guide/edited_share$"),
+    },
     "Speed": {
         "control steps per second": (r"^time/control_steps_per_s$",),
         "share of time": (r"^time/.*_share$",),
@@ -67,7 +74,8 @@ def opening(
     as_json = json.dumps(config.to_dict(), indent=2, sort_keys=True)
     return [
         summary.custom_scalars(charts),
-        *summary.hparams(values, dict.fromkeys(METRICS[config.job])),
+        # the third would say that the run has ended well
+        *summary.hparams(values, dict.fromkeys(METRICS[config.job]))[:2],
         summary.text("run/command", f"```\n{command}\n```"),
         summary.text("run/configuration", f"```json\n{as_json}\n```"),
         summary.text("run/versions", f"| | version |\n|---|---|\n{rows}"),

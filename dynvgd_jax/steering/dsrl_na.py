@@ -60,7 +60,7 @@ def dsrl_na(setting: Setting) -> Method:
     return Method(
         method.init,
         method.act,
-        without_extras(make_first_rollouts(setting)),
+        without_extras(make_first_rollouts(setting, clipped=False)),
         update=method.update,
         value=method.value,
         more_batches=setting.config.dsrl.distill_steps,

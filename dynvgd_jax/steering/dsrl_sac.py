@@ -54,7 +54,7 @@ def dsrl_sac(setting: Setting) -> Method:
     return Method(
         method.init,
         method.act,
-        make_first_rollouts(setting),
+        make_first_rollouts(setting, clipped=True),
         update=method.update,
         extras={NOISE: np.zeros(setting.chunk_shape, np.float32)},
         own_noise=True,

@@ -14,7 +14,7 @@ from dynvgd_jax.steering.noise import make_explore_noise, start_noise, uniform_n
 from dynvgd_jax.steering.noise_actor import NoiseActor
 
 # Start noises of the first rollouts: "uniform" within the actor's bounds, or "explore",
-# those of every other method, clipped to the bounds.
+# those of every other method, clipped to the bounds where the critics judge noises.
 FIRST_NOISES = ("uniform", "explore")
 
 FIELDS = {
@@ -65,8 +65,13 @@ def make_noise_act(setting: Setting, actor: NoiseActor) -> Callable[..., Decisio
     return act
 
 
-def make_first_rollouts(setting: Setting) -> Callable[..., Decision]:
-    """Returns `Method.explore` of `dsrl.first_noise`, the noise among the extras."""
+def make_first_rollouts(setting: Setting, *, clipped: bool) -> Callable[..., Decision]:
+    """Returns `Method.explore` of `dsrl.first_noise`, the noise among the extras.
+
+    Args:
+      setting: policy, sizes and configuration.
+      clipped: keep the noise within the actor's bounds.
+    """
     bound = setting.config.dsrl.noise_magnitude
     if setting.config.dsrl.first_noise == "uniform":
 
@@ -78,7 +83,7 @@ def make_first_rollouts(setting: Setting) -> Callable[..., Decision]:
         held = make_explore_noise(setting)
 
         def draw(inputs: ActInputs) -> jax.Array:
-            return jnp.clip(held(inputs), -bound, bound)
+            return jnp.clip(held(inputs), -bound, bound) if clipped else held(inputs)
 
     def explore(params: PyTree, inputs: ActInputs) -> Decision:
         noise = draw(inputs)

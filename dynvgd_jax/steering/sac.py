@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import number
 from dynvgd_jax.core.types import PyTree, Transition
 from dynvgd_jax.steering.base import Metrics, Setting
@@ -72,13 +73,10 @@ class Sac:
     def init(self, key: jax.Array) -> SacState:
         """Returns a fresh state."""
         actor_key, critic_key = jax.random.split(key)
-        params = self.critic.init(critic_key)
-        # The target starts as a copy: donated buffers must not be shared.
-        target_params = jax.tree.map(jnp.copy, params)
         return SacState(
             self.begin(self.actor.init(actor_key)),
             self.begin(jnp.float32(math.log(self.initial_entropy_coef))),
-            CriticState(params, target_params, self.optimizer.init(params)),
+            td.fresh_critics(self.critic, self.optimizer, critic_key),
         )
 
     def begin(self, params: PyTree) -> Trained:
@@ -166,8 +164,17 @@ class Sac:
 
 
 def make_sac(setting: Setting, critic: Critic) -> Sac:
-    """Returns the step that the configuration asks for."""
+    """Returns the step that the configuration asks for.
+
+    Raises:
+      UserError: the critics' bins end below what the entropy is worth.
+    """
     config = setting.config
+    if config.critic.kind == "hl_gauss" and config.critic.v_max <= 0:
+        raise UserError(
+            f"config.critic.v_max: found {config.critic.v_max}, expected above 0 for "
+            f"method {config.method!r}, whose values hold the entropy's worth"
+        )
     return Sac(
         actor=make_noise_actor(config, setting.obs_dim, setting.flat_dim),
         critic=critic,

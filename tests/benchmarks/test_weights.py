@@ -19,6 +19,7 @@ def seen(q_fn=None, flat=((0.0, 0.0), (0.5, -0.5)), **changed):
         "grad": jnp.array([[0.6, 0.8], [3.0, 4.0]]),  # norms 1 and 5
         "published": jnp.array([0.25, 0.75]),
         "lam": jnp.float32(0.5),
+        "candidates": 1,
         "unsteered": lambda obs: jnp.full((len(obs), 2), 0.25),
     }
     return Seen(obs, flat, q_fn=q_fn, **(values | changed))
@@ -26,6 +27,11 @@ def seen(q_fn=None, flat=((0.0, 0.0), (0.5, -0.5)), **changed):
 
 def test_shuffled_gives_each_environment_anothers():
     np.testing.assert_array_equal(weights.shuffled(seen()), [0.75, 0.25])
+    # two candidates of each of two environments, row by row
+    found = seen(published=jnp.array([0.1, 0.2, 0.3, 0.4]), candidates=2)
+    np.testing.assert_allclose(weights.shuffled(found), [0.3, 0.4, 0.1, 0.2])
+    with pytest.raises(UserError, match="weight=shuffled: found one environment"):
+        weights.shuffled(seen(candidates=2))
 
 
 def test_agreement_by_hand():
@@ -62,6 +68,19 @@ def test_bounded_by_hand():
     # lambda |g| is 0.5 and 2.5: with at most 1 the first stays
     found = weights.parse_weight("bounded:1")(seen())
     np.testing.assert_allclose(found, [1.0, 0.4], rtol=1e-6)
+
+
+def test_a_weight_that_would_weigh_nothing_is_refused(finished_run):
+    def play(*variant):
+        arguments = [str(finished_run), "--episodes=4", "--num_envs=2"]
+        arguments += ["--variant", *variant]
+        guidance.main(arguments, lambda agent, num_envs: ReachEnv(num_envs))
+
+    with pytest.raises(UserError, match="weight=shuffled: no step is guided; give gui"):
+        play("weight=shuffled", "guidance.scale=0")
+    for text in ("5", "", "null"):
+        with pytest.raises(UserError, match="weight: found '.*', expected one of"):
+            play(f"weight={text}", "guidance.scale=0.1")
 
 
 @pytest.mark.parametrize("text", ["shuffle", "bounded", "bounded:-1", "agreement:2"])

@@ -76,6 +76,12 @@ def test_the_deviation_is_clipped_to_its_published_range():
         spread = np.arctanh(np.float64(unit)) - np.arctanh(np.float64(mode))
         wanted = 0.01 * math.exp(greatest if bias > 0 else least)
         np.testing.assert_allclose(spread, wanted, atol=1e-5)
+        # at the mode the squashing of what is not saturated costs the same
+        _, log_prob = actor.sample(moved, obs, jnp.zeros_like(draw))
+        slope = 1.0 - np.square(np.tanh(np.arctanh(np.float64(mode))))
+        log_std = greatest if bias > 0 else least
+        expected = -0.5 * math.log(2 * math.pi) - log_std - np.log(slope + 1e-6)
+        np.testing.assert_allclose(log_prob, expected.sum(-1), rtol=1e-4)
 
 
 class Entropy:
@@ -171,6 +177,9 @@ def test_first_rollouts_fill_the_bounds(name):
     decision = explore(toy.to_jax(toy.weights()), many)
     assert (NOISE in decision.extras) == (name == "dsrl_sac")
     if name == "dsrl_na":
+        same = METHODS["dsrl_sac"](small("dsrl_sac", **{"dsrl.noise_magnitude": 1.5}))
+        expected = quick_jit(same.explore)(toy.to_jax(toy.weights()), many).chunk
+        np.testing.assert_array_equal(decision.chunk, expected)
         return
     noise = np.asarray(decision.extras[NOISE])
     assert np.abs(noise).max() <= 1.5
@@ -188,7 +197,7 @@ def test_first_rollouts_fill_the_bounds(name):
     np.testing.assert_array_equal(again.extras[NOISE][1], again.extras[NOISE][2])
 
 
-def test_first_rollouts_of_the_other_methods_are_clipped_to_the_bounds():
+def test_first_rollouts_of_the_other_methods_are_clipped_where_they_are_judged():
     changes = {"dsrl.first_noise": "explore", "explore.noises": ("randn",)}
     changes |= {"explore.hold_chunks": (2,), "dsrl.noise_magnitude": 0.5}
     setting = small("dsrl_sac", **changes)
@@ -198,6 +207,11 @@ def test_first_rollouts_of_the_other_methods_are_clipped_to_the_bounds():
     noise = held_noise(("randn",), (2,), *of_episode)
     assert np.abs(noise).max() > 1
     np.testing.assert_array_equal(decision.extras[NOISE], np.clip(noise, -0.5, 0.5))
+    # critics of chunks know no bounds
+    setting = small("dsrl_na", **changes)
+    chunk = dsrl_na(setting).explore(toy.to_jax(toy.weights()), acting).chunk
+    expected = decode(setting, noise, acting.obs)
+    np.testing.assert_allclose(chunk, expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -235,6 +249,8 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(UserError, match=r"offline_dataset: found 'some.npz', expec"):
         dsrl_sac(small("dsrl_sac", **changes))
     dsrl_na(small(**changes))
+    with pytest.raises(UserError, match=r"v_max: found 0.0, expected above 0 for meth"):
+        dsrl_na(small(**{"critic.kind": "hl_gauss"}))
     method = dsrl_na(small())
     state = method.init(jax.random.key(0))
     several = np.zeros((ENVS, 3, *toy.CHUNK), np.float32)
@@ -264,7 +280,8 @@ def observed(field, value):
     setting = small(**beside | ({field: value} if field else {}))
     method, params = dsrl_na(setting), toy.to_jax(toy.weights())
     state = method.init(jax.random.key(0))
-    batches = toy.transitions(0, 2 + method.more_batches, 16)
+    batches = toy.transitions(0, 4, 16)
+    batches = jax.tree.map(lambda leaf: leaf[: 2 + method.more_batches], batches)
     after, scalars = method.update(state, params, batches, jax.random.key(5), 0)
     rest = [after.sac.log_entropy_coef.params, *jax.tree.leaves(after.sac.actor.params)]
     judged = method.value(after, batches.obs[0], batches.action[0].reshape(16, 4, 2))
