@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-CAPTION_PX = 48  # height; with a picture's 320 pixels a multiple of 16, as codecs want
+CAPTION_PX = 48  # height
 STRIP_TILE_PX = 176  # side of a picture in a filmstrip
 _HEAD_PX, _FOOT_PX, _GAP_PX = 26, 22, 4
 _BACKGROUND, _TEXT = (24, 26, 30), (235, 235, 235)
@@ -68,12 +68,9 @@ def filmstrip(title: str, rows: Sequence[Sequence[Shot]]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def write_png(path: Path, image: np.ndarray, colours: int | None = None) -> None:
-    """Writes `[H, W, 3]` uint8; with `colours` as small as so many make it."""
-    picture = Image.fromarray(image)
-    if colours:
-        picture = picture.quantize(colours, dither=Image.Dither.NONE)
-    picture.save(path, optimize=True)
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Writes `[H, W, 3]` uint8."""
+    Image.fromarray(image).save(path, optimize=True)
 
 
 def _tile(shot: Shot) -> np.ndarray:

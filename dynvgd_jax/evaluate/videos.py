@@ -6,6 +6,7 @@ drawn afterwards from the same actions in a simulator of their own.
 
 import functools
 import io
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,12 +82,13 @@ class Reel(NamedTuple):
     def shot(self, camera: Camera, step: int) -> Shot:
         """Returns the moment after `step` control steps."""
         step = min(step, self.end)
+        values = self.values[min(step // self.chunk_len, len(self.values) - 1)]
         status = ""
         if self.success_step is not None and step >= self.success_step:
-            status = "success"
+            # what critics say now means nothing: they may have learned up to here
+            status, values = "success", {}
         elif step == self.end:
             status = "failed"
-        values = self.values[min(step // self.chunk_len, len(self.values) - 1)]
         return Shot(camera.draw(self.poses[step]), self.name, status, step, values)
 
 
@@ -157,7 +159,7 @@ def write_videos(
                 strip = (_tells(reels), _strip(camera, reels, titles[-1]))
             bar.update(number + 1, stage=name)
         pictures.write_png(partial / "poster.png", pictures.poster(lasts, titles))
-        pictures.write_png(partial / "filmstrip.png", strip[1], colours=128)
+        pictures.write_png(partial / "filmstrip.png", strip[1])
         write_images(partial, step, moving)
 
 
@@ -221,20 +223,22 @@ def _strip(camera: Camera, reels: Sequence[Reel], title: str) -> np.ndarray:
 
 
 def write_mp4(path: Path, frames: Sequence[np.ndarray]) -> None:
-    """Writes `[H, W, 3]` uint8 frames, sides multiples of 16, as H.264.
+    """Writes `[H, W, 3]` uint8 frames, sides even, as H.264.
 
     Raises:
       OSError: it cannot be written.
     """
     height, width = frames[0].shape[:2]
-    options = {"fps": FRAMES_PER_S, "codec": "libx264", "pix_fmt_out": "yuv420p"}
-    writer = load_encoder().write_frames(
-        str(path), (width, height), quality=8, macro_block_size=16, **options
-    )
-    writer.send(None)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
+    source = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {FRAMES_PER_S} -i -"
+    coding = "-an -c:v libx264 -pix_fmt yuv420p -crf 20 -movflags +faststart"
+    program = load_encoder().get_ffmpeg_exe()
+    command = [program, "-loglevel", "error", *source.split(), *coding.split(), path]
+    # not by the package's own function, which forks: no good beside JAX's threads
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        for frame in frames:
+            process.stdin.write(np.ascontiguousarray(frame))
+    if process.returncode:
+        raise OSError(f"the encoder ended with code {process.returncode}")
 
 
 def gif(frames: Sequence[np.ndarray]) -> bytes:
