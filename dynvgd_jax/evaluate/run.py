@@ -30,7 +30,7 @@ from dynvgd_jax.diffusion.policy_files import (
     locate,
 )
 from dynvgd_jax.envs import base as envs_base
-from dynvgd_jax.envs.base import Camera, VectorEnv
+from dynvgd_jax.envs.base import VectorEnv
 from dynvgd_jax.envs.rollout import ActFn, evaluate, evaluation_seeds
 from dynvgd_jax.evaluate import play, videos
 from dynvgd_jax.evaluate.play import base_act, steered_act
@@ -109,7 +109,6 @@ def run_evaluation(
     make_env: Callable[[int], VectorEnv] | None = None,
     *,
     films: int = 0,
-    make_camera: Callable[[int], Camera] | None = None,
 ) -> dict[str, list[EpisodeResult]]:
     """Evaluates base and steered policy, writes the files, prints the table.
 
@@ -123,7 +122,6 @@ def run_evaluation(
         `envs.base`.
       films: episodes of base and steered policy to draw, see `videos.write_videos`;
         they change nothing else.
-      make_camera: pixels of a side -> what draws them, where not that of `envs.base`.
 
     Returns:
       the episodes of each policy by name, in the order of their seeds.
@@ -141,42 +139,50 @@ def run_evaluation(
     if make_env is None:
         policy.require_task(config.task)
         make_env = functools.partial(envs_base.make_env, config, policy.normalization)
-    if make_camera is None:
-        of_task = (config, policy.normalization)
-        make_camera = functools.partial(envs_base.make_camera, *of_task)
-    metrics = {}  # of the latest decision of the steered policy
     with contextlib.ExitStack() as stack:
         if films:  # what is missing is missed now, not after an hour of episodes
             load_encoder()
-            camera = stack.enter_context(
-                contextlib.closing(make_camera(videos.PICTURE_PX))
-            )
+            of_task = (config, policy.normalization)
+            camera = envs_base.make_camera(*of_task, videos.PICTURE_PX)
+            stack.enter_context(contextlib.closing(camera))
+        metrics = {}  # of the latest decision of the steered policy
+        entries = _entries(subject, metrics.update)
+        if films:
+            entries = _remembering(entries, config)
         try:
-            # Made before anything is played: nothing must be lost for want of a place.
-            with new_folder(target) as partial:
-                env = make_env(min(config.eval.num_envs, config.eval.episodes))
-                try:
-                    policy.require_fit(*env.sizes[:3])
-                    entries = _entries(subject, metrics.update)
-                    if films:
-                        entries = _remembering(entries, config)
-                    found = _play(env, entries, config)
-                finally:
-                    env.close()
-                _print_table(entries, found)  # before a disk that is full can lose it
-                write_config(partial, config)
-                write_versions(partial)
-                rows = [(e.control_steps, e.name, found[e.name]) for e in entries]
-                (partial / EPISODES_FILE).write_bytes(episode_rows(rows, header=True))
+            found = _evaluate_into(target, entries, subject, make_env)
             print(f"wrote {target / EPISODES_FILE}")
             if films:
                 takes = _takes(entries, found, metrics)
-                agent = subject.agent
-                options = {"title": config.task, "count": films, "agent": agent}
-                write_videos(target, camera, takes, **options)
+                options = {"title": config.task, "count": films}
+                write_videos(target, camera, takes, **options, agent=subject.agent)
                 print(f"wrote {target / videos.FOLDER}")
         except OSError as error:
             raise UserError(f"cannot write {target}: {error}; give --output") from error
+    return found
+
+
+def _evaluate_into(
+    target: Path,
+    entries: Sequence[Entry],
+    subject: Subject,
+    make_env: Callable[[int], VectorEnv],
+) -> dict[str, list[EpisodeResult]]:
+    """Plays all entries, prints the table and writes the new folder `target`."""
+    config = subject.config
+    # Made before anything is played: nothing must be lost for want of a place.
+    with new_folder(target) as partial:
+        env = make_env(min(config.eval.num_envs, config.eval.episodes))
+        try:
+            subject.policy.require_fit(*env.sizes[:3])
+            found = _play(env, entries, config)
+        finally:
+            env.close()
+        _print_table(entries, found)  # before a disk that is full can lose it
+        write_config(partial, config)
+        write_versions(partial)
+        rows = [(e.control_steps, e.name, found[e.name]) for e in entries]
+        (partial / EPISODES_FILE).write_bytes(episode_rows(rows, header=True))
     return found
 
 

@@ -9,12 +9,14 @@ from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
 
 from dynvgd_jax.agent import load_agent
+from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.envs import base as envs_base
 from dynvgd_jax.envs.base import Replay
 from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
 from dynvgd_jax.evaluate import __main__ as command
 from dynvgd_jax.evaluate import pictures, videos
+from dynvgd_jax.evaluate import run as evaluate_run
 from dynvgd_jax.evaluate.pictures import CAPTION_PX, Shot
 from dynvgd_jax.evaluate.play import base_act
 from dynvgd_jax.evaluate.videos import PICTURE_PX, Recorder, Take
@@ -255,10 +257,21 @@ def test_the_strip_is_of_a_film_that_tells():
     assert not videos._tells([of(True), of(True)]) and not videos._tells([of(False)])
 
 
+def no_camera(config, normalization, size):
+    raise UserError("found no OpenGL")
+
+
 def test_mistakes_are_one_line(finished_run, tmp_path, cameras, monkeypatch, capsys):
     output = f"--output={tmp_path / 'out'}"
     assert run(finished_run, "--videos=-1", output) == 2
     assert "--videos: found -1, expected at least 0" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(envs_base, "make_camera", no_camera)
+        patch.setattr(evaluate_run, "load_encoder", lambda: None)
+        assert run(finished_run, "--videos=1", output) == 2
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == ["dynvgd_jax.evaluate: found no OpenGL"]
+    assert captured.out == "" and not (tmp_path / "out").exists()  # nothing was played
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     assert run(finished_run, "--videos=1", output) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -61,8 +61,8 @@ class Parts(NamedTuple):
 class View(NamedTuple):
     """Where videos look from: in front of the robot, which stands at x < 0."""
 
-    lookat_m: tuple[float, float, float] = (-0.05, 0.0, 0.92)
-    distance_m: float = 1.35
+    lookat_m: tuple[float, float, float] = (-0.03, 0.02, 0.93)
+    distance_m: float = 1.1
     azimuth_deg: float = 180.0  # 180 looks along -x
     elevation_deg: float = -28.0
 
