@@ -197,7 +197,7 @@ def _takes(
     entries: Sequence[Entry], found: dict[str, list[EpisodeResult]], metrics: Metrics
 ) -> list[Take]:
     """The base policy of the first start noise and the steered one, for films."""
-    base, *_, last = entries
+    base, last = entries[0], entries[-1]
     takes = [Take(base.name, found[base.name], base.act)]
     if not last.name.startswith("base/"):
         scale = metrics.get("guide/lambda_mean")

@@ -149,6 +149,15 @@ def test_what_is_shown_of_a_chunk(finished_run, tmp_path, cameras, shots):
     assert shots[1][0].values == base.values != shots[2][0].values
 
 
+def test_a_policy_alone(finished_run, tmp_path, cameras, shots):
+    pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is missing")
+    sizes = ["--episodes=1", "--num_envs=1", "--config.eval.noises=randn"]
+    options = ["--config.ddim_steps=2", "--videos=3", f"--output={tmp_path / 'out'}"]
+    assert run(finished_run / "policy", *sizes, *options) == 0
+    assert {(shot.policy, *shot.values) for (shot,) in shots} == {("base/randn",)}
+    assert len(list((tmp_path / "out/videos").glob("*.mp4"))) == 1
+
+
 def episode(seed, success, fault=False):
     return EpisodeResult(seed, success, success, -1.0, 4, fault)
 
