@@ -147,9 +147,7 @@ def write_videos(
         for number, index in enumerate(chosen):
             seed = takes[0].results[index].seed
             reels = [_reel(camera, take, index, agent) for take in takes]
-            frames = []
-            for frame in _frames(camera, reels):
-                frames.append(frame)
+            frames = list(_frames(camera, reels))
             name = f"{number + 1:02d}-seed{seed}"
             write_mp4(partial / f"{name}.mp4", frames)
             lasts.append(frames[-1])
