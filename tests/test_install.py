@@ -35,7 +35,9 @@ def test_every_pin_lies_in_its_range():
     pinned = pins("requirements.txt")
     assert set(pinned) - set(needed) == {"jaxlib"}  # comes with jax, of its version
     assert pinned["jaxlib"] == pinned["jax"]
-    tools = {n: s for n, s in ranges("dev", "torch").items() if n not in needed}
+    tools = {
+        n: s for n, s in ranges("dev", "torch", "video").items() if n not in needed
+    }
     del tools["dynvgd_jax"]  # its own extra
     others = pins("requirements-dev.txt") | pins("requirements-torch.txt")
     assert set(others) == set(tools)

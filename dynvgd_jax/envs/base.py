@@ -3,7 +3,7 @@
 import difflib
 import importlib
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -13,8 +13,9 @@ from dynvgd_jax.core.fields import Rule, one_of
 from dynvgd_jax.core.normalize import Normalization
 from dynvgd_jax.core.types import ChunkResult
 
-# Name -> module with `task_names()`, `make_env(config, normalization, num_envs)` and
-# `FIELDS`, the rules of what it reads of `config.env`.
+# Name -> module with `task_names()`, `make_env(config, normalization, num_envs)`,
+# `make_camera(config, normalization, size)` and `FIELDS`, the rules of what it reads of
+# `config.env`.
 # Importing the module must be cheap: the simulator itself belongs inside `make_env`.
 SIMULATORS = {
     "robosuite": "dynvgd_jax.envs.robosuite",
@@ -65,6 +66,29 @@ class SavesState(Protocol):
         """Continues from a `get_state` exactly."""
 
 
+class Replay(NamedTuple):
+    """An episode played again."""
+
+    poses: list[Any]  # T + 1, for `Camera.draw`: at the reset, after each control step
+    success: np.ndarray  # [T] bool, of each control step
+
+
+class Camera(Protocol):
+    """Plays episodes again and draws them, apart from whatever steps environments."""
+
+    def replay(self, seed: int, chunks: np.ndarray) -> Replay:
+        """Runs `chunks [C, Ta, Da]` (normalised) from the reset with `seed`.
+
+        Steps as a `VectorEnv` did, bit for bit; ends early where the physics broke.
+        """
+
+    def draw(self, pose: Any) -> np.ndarray:
+        """Returns `[size, size, 3]` uint8."""
+
+    def close(self) -> None:
+        """Frees simulator and graphics."""
+
+
 def _module(simulator: str) -> ModuleType:
     return importlib.import_module(SIMULATORS[simulator])
 
@@ -95,11 +119,28 @@ def make_env(
     Raises:
       UserError: no simulator has the task, or the simulator refuses.
     """
+    return _module_of(config.task).make_env(config, normalization, num_envs)
+
+
+def make_camera(config: ConfigDict, normalization: Normalization, size: int) -> Camera:
+    """Returns what draws episodes of `config.task`; arguments as `make_env`'s.
+
+    Args:
+      config: as of the episodes.
+      normalization: scale of their actions.
+      size: pixels of a picture's side.
+
+    Raises:
+      UserError: as `make_env`, or nothing here can draw.
+    """
+    return _module_of(config.task).make_camera(config, normalization, size)
+
+
+def _module_of(task: str) -> ModuleType:
     for simulator in SIMULATORS:
-        module = _module(simulator)
-        if config.task in module.task_names():
-            return module.make_env(config, normalization, num_envs)
-    raise unknown_task(config.task, task_names())
+        if task in _module(simulator).task_names():
+            return _module(simulator)
+    raise unknown_task(task, task_names())
 
 
 def unknown_task(name: str, known: tuple[str, ...]) -> UserError:

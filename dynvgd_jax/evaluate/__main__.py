@@ -15,6 +15,9 @@ and writes eval.csv, config.json and versions.json to a new folder.
            and --config.env.num_threads: by default the run's own. Which episodes are
            played depends on the seed alone
 --config.* any other field of the run, as dynvgd_jax.load_agent takes it
+--videos   films of so many episodes, the base policy's failures first: base and
+           steered policy side by side, with a poster, in the results' folder; see
+           docs/videos.md
 --output   new folder for the results; by default <run>/evaluations/<control
            steps>-seed<seed>, of a policy runs/evaluation-<policy>-seed<seed>
 --version  prints the program's version
@@ -84,15 +87,15 @@ def _evaluate(argv: list[str]) -> None:
 
     source = str(expand(argv[1]))
     original = source_config(source)
-    config, changes, output = parse([argv[0], *argv[2:]], original)
+    config, changes, output, films = parse([argv[0], *argv[2:]], original)
     open_devices()
-    run_evaluation(source, config, changes, output)
+    run_evaluation(source, config, changes, output, films=films)
 
 
 def parse(
     argv: list[str], original: ConfigDict
-) -> tuple[ConfigDict, dict[str, Any], Path | None]:
-    """Returns the configuration, what of `original` it changes, and --output.
+) -> tuple[ConfigDict, dict[str, Any], Path | None, int]:
+    """Returns the configuration, what of `original` it changes, --output and --videos.
 
     Raises:
       UserError: whatever is wrong with the arguments.
@@ -101,12 +104,15 @@ def parse(
     values = overrides.parse_over(changed, _spell_out(argv), _define_flags)
     if values.output is not None and not values.output.strip():
         raise UserError("--output: found nothing, expected a folder")
+    if values.videos < 0:
+        raise UserError(f"--videos: found {values.videos}, expected at least 0")
     changes = {
         name: get_field(values.config, name)
         for name in field_names(values.config)
         if get_field(values.config, name) != get_field(original, name)
     }
-    return values.config, changes, values.output and expand(values.output)
+    output = values.output and expand(values.output)
+    return values.config, changes, output, values.videos
 
 
 def _spell_out(argv: list[str]) -> list[str]:
@@ -121,6 +127,7 @@ def _spell_out(argv: list[str]) -> list[str]:
 
 def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("output", None, "New folder.", flag_values=values)
+    flags.DEFINE_integer("videos", 0, "Films.", flag_values=values)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """One evaluation by itself, from what is evaluated to its files and its table."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -31,8 +32,9 @@ from dynvgd_jax.diffusion.policy_files import (
 from dynvgd_jax.envs import base as envs_base
 from dynvgd_jax.envs.base import VectorEnv
 from dynvgd_jax.envs.rollout import ActFn, evaluate, evaluation_seeds
-from dynvgd_jax.evaluate import play
+from dynvgd_jax.evaluate import play, videos
 from dynvgd_jax.evaluate.play import base_act, steered_act
+from dynvgd_jax.evaluate.videos import Recorder, Take, load_encoder, write_videos
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.runs.metrics import EPISODES_FILE, episode_rows
 from dynvgd_jax.runs.report import (
@@ -48,6 +50,7 @@ from dynvgd_jax.runs.settings import (
     write_config,
     write_versions,
 )
+from dynvgd_jax.steering.base import Metrics
 
 FOLDER = "evaluations"  # in the run's folder, one folder an evaluation inside
 
@@ -104,6 +107,8 @@ def run_evaluation(
     changes: dict[str, Any],
     output: Path | None = None,
     make_env: Callable[[int], VectorEnv] | None = None,
+    *,
+    films: int = 0,
 ) -> dict[str, list[EpisodeResult]]:
     """Evaluates base and steered policy, writes the files, prints the table.
 
@@ -115,13 +120,16 @@ def run_evaluation(
       output: new folder; None chooses one, see docs/deploy.md.
       make_env: number of environments -> environments, where not those of
         `envs.base`.
+      films: episodes of base and steered policy to draw, see `videos.write_videos`;
+        they change nothing else.
 
     Returns:
       the episodes of each policy by name, in the order of their seeds.
 
     Raises:
       UserError: there is no such run, checkpoint or policy, it is of another task, a
-        field has no allowed value, or the output exists or cannot be written.
+        field has no allowed value, the output exists or cannot be written, or films
+        are asked for and cannot be drawn here.
     """
     check_fields(config, play.FIELDS | envs_base.field_rules())
     subject = _load(source, config, changes)
@@ -131,25 +139,71 @@ def run_evaluation(
     if make_env is None:
         policy.require_task(config.task)
         make_env = functools.partial(envs_base.make_env, config, policy.normalization)
-    try:
-        # Made before anything is played: nothing must be lost for want of a place.
-        with new_folder(target) as partial:
-            env = make_env(min(config.eval.num_envs, config.eval.episodes))
-            try:
-                policy.require_fit(*env.sizes[:3])
-                entries = _entries(subject)
-                found = _play(env, entries, config)
-            finally:
-                env.close()
-            _print_table(entries, found)  # before a disk that is full can lose it
-            write_config(partial, config)
-            write_versions(partial)
-            rows = [(e.control_steps, e.name, found[e.name]) for e in entries]
-            (partial / EPISODES_FILE).write_bytes(episode_rows(rows, header=True))
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error}; give --output") from error
-    print(f"wrote {target / EPISODES_FILE}")
+    with contextlib.ExitStack() as stack:
+        if films:  # what is missing is missed now, not after an hour of episodes
+            load_encoder()
+            of_task = (config, policy.normalization)
+            camera = envs_base.make_camera(*of_task, videos.PICTURE_PX)
+            stack.enter_context(contextlib.closing(camera))
+        metrics = {}  # of the latest decision of the steered policy
+        entries = _entries(subject, metrics.update)
+        if films:
+            entries = _remembering(entries, config)
+        try:
+            found = _evaluate_into(target, entries, subject, make_env)
+            print(f"wrote {target / EPISODES_FILE}")
+            if films:
+                takes = _takes(entries, found, metrics)
+                options = {"title": config.task, "count": films}
+                write_videos(target, camera, takes, **options, agent=subject.agent)
+                print(f"wrote {target / videos.FOLDER}")
+        except OSError as error:
+            raise UserError(f"cannot write {target}: {error}; give --output") from error
     return found
+
+
+def _evaluate_into(
+    target: Path,
+    entries: Sequence[Entry],
+    subject: Subject,
+    make_env: Callable[[int], VectorEnv],
+) -> dict[str, list[EpisodeResult]]:
+    """Plays all entries, prints the table and writes the new folder `target`."""
+    config = subject.config
+    # Made before anything is played: nothing must be lost for want of a place.
+    with new_folder(target) as partial:
+        env = make_env(min(config.eval.num_envs, config.eval.episodes))
+        try:
+            subject.policy.require_fit(*env.sizes[:3])
+            found = _play(env, entries, config)
+        finally:
+            env.close()
+        _print_table(entries, found)  # before a disk that is full can lose it
+        write_config(partial, config)
+        write_versions(partial)
+        rows = [(e.control_steps, e.name, found[e.name]) for e in entries]
+        (partial / EPISODES_FILE).write_bytes(episode_rows(rows, header=True))
+    return found
+
+
+def _remembering(entries: Sequence[Entry], config: ConfigDict) -> list[Entry]:
+    """The entries, remembering the episodes of which films can be made."""
+    seeds = evaluation_seeds(config.eval.seed, config.eval.episodes)
+    first = seeds[: videos.CANDIDATES]
+    return [entry._replace(act=Recorder(entry.act, first)) for entry in entries]
+
+
+def _takes(
+    entries: Sequence[Entry], found: dict[str, list[EpisodeResult]], metrics: Metrics
+) -> list[Take]:
+    """The base policy of the first start noise and the steered one, for films."""
+    base, last = entries[0], entries[-1]
+    takes = [Take(base.name, found[base.name], base.act)]
+    if not last.name.startswith("base/"):
+        scale = metrics.get("guide/lambda_mean")
+        guide_lambda = None if scale is None else float(scale)
+        takes.append(Take(last.name, found[last.name], last.act, guide_lambda))
+    return takes
 
 
 def _load(source: str, config: ConfigDict, changes: dict[str, Any]) -> Subject:
@@ -172,7 +226,7 @@ def is_policy(source: str) -> bool:
     return source.startswith(BUILTIN_PREFIX) or (Path(source) / DESCRIPTION).is_file()
 
 
-def _entries(subject: Subject) -> list[Entry]:
+def _entries(subject: Subject, on_metrics: Callable[[Metrics], None]) -> list[Entry]:
     """The base policy from each start noise, then the steered one."""
     config, agent = subject.config, subject.agent
     entries = [
@@ -181,7 +235,7 @@ def _entries(subject: Subject) -> list[Entry]:
     ]
     if agent is not None and config.method != "base":
         name = f"{config.method}/{config.acting_noise}"
-        entries.append(Entry(name, agent.env_steps, steered_act(agent)))
+        entries.append(Entry(name, agent.env_steps, steered_act(agent, on_metrics)))
     return entries
 
 

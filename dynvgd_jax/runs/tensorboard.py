@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-from tensorboardX import summary
+from tensorboardX import FileWriter, summary
 from tensorboardX.proto.summary_pb2 import Summary
 
 from dynvgd_jax.core.fields import field_names, get_field
@@ -85,3 +86,18 @@ def opening(
 def histogram(name: str, values: Sequence[float]) -> Summary:
     """Returns the distribution of `values` in 30 bins of equal width."""
     return summary.histogram(name, np.asarray(values, np.float64), bins=30)
+
+
+def write_images(folder: Path, step: int, images: Mapping[str, bytes]) -> None:
+    """Writes an event file with encoded pictures (PNG, or GIF that moves) by tag.
+
+    Args:
+      folder: where to.
+      step: control steps of training behind what they show.
+      images: tag -> the picture's file.
+    """
+    writer = FileWriter(str(folder))
+    for tag, content in images.items():
+        image = Summary.Image(encoded_image_string=content)
+        writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+    writer.close()

@@ -9,6 +9,7 @@ from dynvgd_jax.core.normalize import Normalization
 from dynvgd_jax.envs.robosuite.tasks import TASKS
 
 if TYPE_CHECKING:
+    from dynvgd_jax.envs.robosuite.render import RobosuiteCamera
     from dynvgd_jax.envs.robosuite.vector import RobosuiteVectorEnv
 
 ENGINES = ("compiled", "exact", "robosuite")
@@ -34,3 +35,12 @@ def make_env(
         engine=config.env.engine,
         num_threads=config.env.num_threads,
     )
+
+
+def make_camera(
+    config: ConfigDict, normalization: Normalization, size: int
+) -> "RobosuiteCamera":
+    """Returns what draws episodes of `config.task`; loads OpenGL."""
+    from dynvgd_jax.envs.robosuite.render import RobosuiteCamera
+
+    return RobosuiteCamera(config, normalization, size)

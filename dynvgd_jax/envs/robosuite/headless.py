@@ -3,8 +3,9 @@
     from dynvgd_jax.envs.robosuite.headless import mujoco, robosuite
 
 Nothing here draws. So no OpenGL library is needed, and variables that choose one
-(MUJOCO_GL, PYOPENGL_PLATFORM) decide nothing. A program that draws imports both by
-itself before this module, which then leaves them as they are.
+(MUJOCO_GL, PYOPENGL_PLATFORM) decide nothing; `render` alone loads one, itself.
+A program that draws otherwise imports both before this module, which then leaves them
+as they are.
 """
 
 import atexit

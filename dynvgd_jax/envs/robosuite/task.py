@@ -58,6 +58,15 @@ class Parts(NamedTuple):
     ] = ()  # geom ids; a group's number is its place
 
 
+class View(NamedTuple):
+    """Where videos look from: in front of the robot, which stands at x < 0."""
+
+    lookat_m: tuple[float, float, float] = (-0.03, 0.02, 0.93)
+    distance_m: float = 1.1
+    azimuth_deg: float = 180.0  # 180 looks along -x
+    elevation_deg: float = -28.0
+
+
 class Task(NamedTuple):
     """What is fixed about one task (robosuite 1.4.1, DPPO's choices)."""
 
@@ -69,6 +78,7 @@ class Task(NamedTuple):
     parts: Callable[[Any], Parts]  # of a robosuite environment
     num_arms: int = 1  # Panda arms
     unused_objects: tuple[str, ...] = ()  # robosuite keeps them 14 m away
+    view: View = View()
 
     @property
     def action_dim(self) -> int:

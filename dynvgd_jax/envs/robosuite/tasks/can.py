@@ -13,6 +13,7 @@ from dynvgd_jax.envs.robosuite.task import (
     Parts,
     Reading,
     Task,
+    View,
     box,
 )
 
@@ -47,4 +48,5 @@ TASK = Task(
     max_episode_env_steps=300,
     parts=_parts,
     unused_objects=("Milk", "Bread", "Cereal"),
+    view=View(lookat_m=(0.0, 0.02, 0.95), distance_m=1.45),
 )

@@ -15,6 +15,7 @@ from dynvgd_jax.envs.robosuite.task import (
     Parts,
     Reading,
     Task,
+    View,
 )
 
 # Contact groups.
@@ -66,4 +67,5 @@ TASK = Task(
     chunk_len=8,
     max_episode_env_steps=800,
     parts=_parts,
+    view=View(distance_m=2.2),
 )
