@@ -69,6 +69,13 @@ def run_audit(
     run = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder
     target = Path(output or run / FOLDER / str(agent.env_steps))
     refuse_existing(target)
+    if agent.method.own_noise:  # what it takes is its actor's draw
+        if noise not in (None, "", "randn"):
+            raise UserError(
+                f"--noise: found {noise!r}, but method {config.method!r} learned its "
+                "start noise; leave it out"
+            )
+        noise = "randn"
     noise = noise or config.acting_noise
     subject = make_subject(agent, noise, seed)
     how = (config.gamma, config.reward_offset, config.end_at_success)

@@ -99,6 +99,8 @@ def test_critics_of_chunks_can_be_audited_those_of_noises_not(finished, tmp_path
     sizes = dict(states=3, chunks=2, repeats=2, lengths=(0.1,), make_env=ReachEnv)
     found = run_audit(finished["dsrl_na"], output=str(tmp_path / "na"), **sizes)
     assert found and (tmp_path / "na").is_dir()
+    with pytest.raises(UserError, match="--noise: found 'tanh_randn', but method 'dsr"):
+        run_audit(finished["dsrl_na"], noise="tanh_randn", **sizes)
     with pytest.raises(UserError, match="'dsrl_sac' has no critics of chunks"):
         run_audit(finished["dsrl_sac"], output=str(tmp_path / "sac"), **sizes)
     with pytest.raises(UserError, match="'dsrl_sac' has no critics of chunks"):

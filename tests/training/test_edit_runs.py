@@ -102,3 +102,14 @@ def test_a_run_of_before_there_were_edits_can_be_loaded(finished_run, tmp_path):
     del content["edit"]
     path.write_text(json.dumps(content))
     assert load_agent(folder).config.edit == load_agent(finished_run).config.edit
+
+
+def test_a_guided_run_can_choose_with_what_that_needs(finished_run):
+    """Fields beside the method count when it is asked whether the state fits."""
+    fields = {"guidance.candidates": 4, "target_backup": "max"}
+    agent = load_agent(finished_run, {"method": "best_of_n"} | fields)
+    assert agent.method.candidates == 4
+    with pytest.raises(UserError, match="expected 'max' or 'mean' for method 'best_of"):
+        load_agent(finished_run, {"method": "best_of_n", "guidance.candidates": 4})
+    with pytest.raises(UserError, match="state says nothing to method 'edit'"):
+        load_agent(finished_run, {"method": "edit"} | fields)
