@@ -131,6 +131,7 @@ def run_evaluation(
     if make_env is None:
         policy.require_task(config.task)
         make_env = functools.partial(envs_base.make_env, config, policy.normalization)
+    found: dict[str, list[EpisodeResult]] = {}
     try:
         # Made before anything is played: nothing must be lost for want of a place.
         with new_folder(target) as partial:
@@ -141,13 +142,16 @@ def run_evaluation(
                 found = _play(env, entries, config)
             finally:
                 env.close()
-            _print_table(entries, found)  # before a disk that is full can lose it
             write_config(partial, config)
             write_versions(partial)
             rows = [(e.control_steps, e.name, found[e.name]) for e in entries]
             (partial / EPISODES_FILE).write_bytes(episode_rows(rows, header=True))
     except OSError as error:
+        if found:  # a full disk must not lose what was played
+            _print_table(entries, found)
         raise UserError(f"cannot write {target}: {error}; give --output") from error
+    # Only now: of many episodes its intervals take long, and may take all memory.
+    _print_table(entries, found)
     print(f"wrote {target / EPISODES_FILE}")
     return found
 

@@ -105,6 +105,29 @@ def test_gain_by_hand(capsys):
     assert "dynvgd/randn - base/randn: 1.000 success" in capsys.readouterr().out
 
 
+def test_what_was_played_is_lost_neither_by_its_table_nor_by_a_full_disk(
+    finished_run, tmp_path, monkeypatch, capsys
+):
+    def fail(error):
+        def call(*arguments):
+            raise error
+
+        return call
+
+    sizes = ["--episodes=2", "--config.eval.noises=randn"]
+    monkeypatch.setattr(run, "episodes_text", fail(MemoryError()))
+    assert evaluate(finished_run, *sizes, f"--output={tmp_path / 'out'}") == 2
+    assert len(rows(tmp_path / "out")) == 4
+    monkeypatch.undo()
+    monkeypatch.setattr(envs_base, "make_env", lambda config, norm, n: ReachEnv(n))
+    monkeypatch.setattr(run, "write_versions", fail(OSError(28, "No space left")))
+    capsys.readouterr()
+    assert evaluate(finished_run, *sizes, f"--output={tmp_path / 'full'}") == 2
+    captured = capsys.readouterr()
+    assert "dynvgd/tanh_randn - base/randn: " in captured.out
+    assert "No space left" in captured.err and not (tmp_path / "full").exists()
+
+
 MISTAKES = [
     ([], "found nothing, expected first a run folder"),
     (["--episodes=3"], "found --episodes=3, expected first a run folder"),
