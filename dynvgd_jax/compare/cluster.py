@@ -98,8 +98,8 @@ class ClusterExecutor:
         except self._refusals as error:
             raise UserError(f"{run.label}: not submitted: {error}") from error
 
-    def command(self, run: Run) -> list[str]:
-        """Returns what does the same by hand."""
+    def command(self, run: Run, place: int) -> list[str]:
+        """Returns what does the same by hand, wherever in a list it stands."""
         return attempt.command(run, self._program)
 
 
