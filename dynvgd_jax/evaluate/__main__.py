@@ -16,7 +16,8 @@ and writes eval.csv, config.json and versions.json to a new folder.
            played depends on the seed alone
 --config.* any other field of the run, as dynvgd_jax.load_agent takes it
 --output   new folder for the results; by default <run>/evaluations/<control
-           steps>-seed<seed>, of a policy runs/evaluation-<policy>-seed<seed>
+           steps>-seed<seed>, of a policy runs/evaluation-<policy>-seed<seed>;
+           fields other than those of eval add six digits, such as -3fa2b1
 --version  prints the program's version
 
 Mistakes are answered with one line on stderr and exit code 2.

@@ -1,6 +1,9 @@
 """One evaluation by itself, from what is evaluated to its files and its table."""
 
 import functools
+import hashlib
+import json
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,7 +36,7 @@ from dynvgd_jax.envs.base import VectorEnv
 from dynvgd_jax.envs.rollout import ActFn, evaluate, evaluation_seeds
 from dynvgd_jax.evaluate import play
 from dynvgd_jax.evaluate.play import base_act, steered_act
-from dynvgd_jax.runs.durable import new_folder, refuse_existing
+from dynvgd_jax.runs.durable import new_folder, sync
 from dynvgd_jax.runs.metrics import EPISODES_FILE, episode_rows
 from dynvgd_jax.runs.report import (
     Progress,
@@ -50,6 +53,8 @@ from dynvgd_jax.runs.settings import (
 )
 
 FOLDER = "evaluations"  # in the run's folder, one folder an evaluation inside
+# Changed fields that a default folder's name leaves out.
+_UNNAMED = ("eval.", "env.num_threads")
 
 
 class Entry(NamedTuple):
@@ -127,14 +132,19 @@ def run_evaluation(
     subject = _load(source, config, changes)
     config, policy = subject.config, subject.policy
     target = output or subject.folder
-    refuse_existing(target)
+    if target.exists():
+        raise UserError(
+            f"{target} exists already; give one that does not with --output"
+        )
+    # Of this evaluation alone: another one with the same target changes nothing here.
+    own = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     if make_env is None:
         policy.require_task(config.task)
         make_env = functools.partial(envs_base.make_env, config, policy.normalization)
     found: dict[str, list[EpisodeResult]] = {}
     try:
         # Made before anything is played: nothing must be lost for want of a place.
-        with new_folder(target) as partial:
+        with new_folder(own) as partial:
             env = make_env(min(config.eval.num_envs, config.eval.episodes))
             try:
                 policy.require_fit(*env.sizes[:3])
@@ -146,10 +156,15 @@ def run_evaluation(
             write_versions(partial)
             rows = [(e.control_steps, e.name, found[e.name]) for e in entries]
             (partial / EPISODES_FILE).write_bytes(episode_rows(rows, header=True))
+        own.rename(target)
+        sync(target.parent)
     except OSError as error:
         if found:  # a full disk must not lose what was played
             _print_table(entries, found)
-        raise UserError(f"cannot write {target}: {error}; give --output") from error
+        kept = f"; the files are in {own}" if own.exists() else ""
+        raise UserError(
+            f"cannot write {target}: {error}{kept}; give --output"
+        ) from error
     # Only now: of many episodes its intervals take long, and may take all memory.
     _print_table(entries, found)
     print(f"wrote {target / EPISODES_FILE}")
@@ -157,18 +172,27 @@ def run_evaluation(
 
 
 def _load(source: str, config: ConfigDict, changes: dict[str, Any]) -> Subject:
-    seed = config.eval.seed
+    ending = f"seed{config.eval.seed}{_changes_text(changes)}"
     if is_policy(source):
         check_steering(config)
         policy = load_policy(source)
         policy.require_task(config.task)
         name = source.removeprefix(BUILTIN_PREFIX)
-        folder = Path("runs") / f"evaluation-{Path(name).absolute().name}-seed{seed}"
+        folder = Path("runs") / f"evaluation-{Path(name).absolute().name}-{ending}"
         return Subject(config, policy, None, folder)
     agent = load_agent(source, changes)
     run, _ = find_checkpoint(source)
-    folder = run / FOLDER / f"{agent.env_steps}-seed{seed}"
+    folder = run / FOLDER / f"{agent.env_steps}-{ending}"
     return Subject(agent.config, agent.policy, agent, folder)
+
+
+def _changes_text(changes: dict[str, Any]) -> str:
+    """What tells evaluations of other fields apart, such as `-3fa2b1`, or nothing."""
+    named = {n: v for n, v in changes.items() if not n.startswith(_UNNAMED)}
+    if not named:
+        return ""
+    text = json.dumps(named, sort_keys=True, default=str)
+    return f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def is_policy(source: str) -> bool:
