@@ -1,6 +1,8 @@
 """Steers a robosuite environment in a control loop of 20 Hz, in real time.
 
-    python examples/control_loop.py runs/can_ddim8-quick-seed0 --episodes=3
+    python -m examples.control_loop runs/can_ddim8-quick-seed0 --episodes=3
+
+Start it in the folder of the clone, where Python finds `dynvgd_jax`.
 
 The environment is robosuite's own, not one of this package: `make_env` is where yours
 goes. Prints for each episode whether it succeeded and how many actions came too late.
@@ -74,6 +76,17 @@ def play(env, controller, seed, max_steps, execute):
     return success, len(decision_ms), late, decision_ms
 
 
+def check(options):
+    """Raises UserError where a number is out of its range."""
+    for name in ("episodes", "max_steps", "execute"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name}: found {value}, expected at least 1")
+    last = 2**32 - options.episodes  # robosuite's generator takes 32 bits
+    if not 0 <= options.seed <= last:
+        raise UserError(f"--seed: found {options.seed}, expected 0 to {last}")
+
+
 def main(arguments=None):
     """Reads the command line, plays, prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -83,7 +96,13 @@ def main(arguments=None):
     parser.add_argument("--execute", type=int, help="actions of each chunk")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode")
     options = parser.parse_args(arguments)
+    check(options)
     agent = load_agent(options.run)
+    if options.execute is not None and options.execute > agent.policy.chunk_len:
+        raise UserError(
+            f"--execute: found {options.execute}, expected at most the "
+            f"{agent.policy.chunk_len} actions of a chunk"
+        )
     env = make_env(agent.policy.task)
     controller = agent.controller()
     successes, all_steps, all_late, all_ms = 0, 0, 0, []

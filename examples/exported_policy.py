@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import time
+import zipfile
 
 import jax
 import jax.export
@@ -25,16 +26,24 @@ def load_exported(path):
     `[B]`, and returns raw actions `[B, Ta, Da]` float32. It compiles once for each B.
 
     Raises:
-      ValueError: the file is no exported policy, or damaged.
+      ValueError: there is no such file, it is no exported policy, or damaged.
     """
-    with np.load(path) as file:
-        metadata = json.loads(str(file["metadata"]))
-        program = file["program"]
-        weights = [file[f"weight_{i}"] for i in range(metadata["num_weights"])]
+    try:
+        with zipfile.ZipFile(path):  # NumPy takes other files for something else
+            pass
+        with np.load(path) as file:
+            metadata = json.loads(str(file["metadata"]))
+            program = file["program"]
+            weights = [file[f"weight_{i}"] for i in range(metadata["num_weights"])]
+            expected = metadata["sha256"]
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is missing or damaged: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no exported policy: {error}") from error
     digest = hashlib.sha256()
     for array in (program, *weights):
         digest.update(array.tobytes())
-    if digest.hexdigest() != metadata["sha256"]:
+    if digest.hexdigest() != expected:
         raise ValueError(f"{path} is damaged: its SHA-256 is another")
     call = jax.jit(jax.export.deserialize(bytearray(program)).call)
     weights = jax.device_put(weights)
@@ -52,7 +61,12 @@ def main():
     parser.add_argument("path")
     parser.add_argument("--calls", type=int, default=200)
     options = parser.parse_args()
-    act, metadata = load_exported(options.path)
+    if options.calls < 1:
+        parser.error(f"--calls: found {options.calls}, expected at least 1")
+    try:
+        act, metadata = load_exported(options.path)
+    except ValueError as error:
+        parser.error(str(error))
     print(json.dumps(metadata, indent=2))
     obs, milliseconds = np.zeros((1, metadata["obs_dim"])), []
     for index in range(options.calls + 1):

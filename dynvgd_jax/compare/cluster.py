@@ -98,8 +98,8 @@ class ClusterExecutor:
         except self._refusals as error:
             raise UserError(f"{run.label}: not submitted: {error}") from error
 
-    def command(self, run: Run) -> list[str]:
-        """Returns what does the same by hand."""
+    def command(self, run: Run, place: int) -> list[str]:
+        """Returns what does the same by hand, wherever in a list it stands."""
         return attempt.command(run, self._program)
 
 
@@ -129,15 +129,22 @@ class RunJob:
         self._program = tuple(program)
 
     def __call__(self) -> None:
-        """Runs it to its end, unless it is finished, as of a job submitted twice."""
+        """Runs it to its end, unless it is finished, as of a job submitted twice.
+
+        Raises:
+          UserError: it failed, so that the cluster counts the job as failed.
+        """
         lock = RunLock(self._run)
         lock.take(wait=True)
         if finished(self._run):
             lock.release()
             return
         process = attempt.start(self._run, self._program, lock)
+        stopping = False
 
         def tell(number, frame) -> None:
+            nonlocal stopping
+            stopping = True
             attempt.ask_to_stop(process.pid)
 
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -145,6 +152,12 @@ class RunJob:
         # not wait(): `checkpoint` comes while it waits, and must not find its lock
         while process.poll() is None:
             time.sleep(_POLL_S)
+        if process.returncode != 0 and not stopping:
+            last = (attempt.log_tail(self._run) or ["it printed nothing"])[-1]
+            raise UserError(
+                f"{self._run.label}: failed (exit code {process.returncode}): {last}; "
+                f"log: {self._run.log}"
+            )
 
     def checkpoint(self):
         """Saves, and returns what submitit queues again; see its documentation."""

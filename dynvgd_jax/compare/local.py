@@ -43,9 +43,9 @@ class LocalExecutor:
         )
         return self._slots[slot]
 
-    def command(self, run: Run) -> list[str]:
-        """Returns what does the same by hand."""
-        cores = self._shares[0]
+    def command(self, run: Run, place: int) -> list[str]:
+        """Returns what does the same by hand, as one of a list, by its place there."""
+        cores = self._shares[place % len(self._shares)]
         pinned = ["taskset", "-c", ",".join(map(str, cores))]
         all_cores = len(self._slots) == 1
         return [*([] if all_cores else pinned), *attempt.command(run, self._program)]

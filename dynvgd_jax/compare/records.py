@@ -1,6 +1,7 @@
 """comparison.json: which runs a comparison has; whether a folder is another's."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from dynvgd_jax.training.resume import is_finished
 COMPARISON_FILE = "comparison.json"
 # Fields that change nothing of what a run computes.
 _FREE = ("env.num_threads", "checkpoint.", "log.")
+# What lies in a method's folder: runs, and each one's log and lock.
+_OF_RUNS = re.compile(r"\.?seed_\d+(\.log|\.lock)?")
 
 
 def check_folder(plan: Plan, cores: int) -> list[str]:
     """Refuses the folder of another comparison, or of something else.
 
-    Methods and seeds may be added to a comparison, which then goes on.
+    Methods and seeds may be added to a comparison, which then goes on. So do runs that
+    were started by hand, by what `print_commands` prints.
 
     Args:
       plan: what shall run.
@@ -39,13 +43,14 @@ def check_folder(plan: Plan, cores: int) -> list[str]:
         return []
     path = folder / COMPARISON_FILE
     if not path.is_file():
-        if not folder.is_dir() or {p.name for p in folder.iterdir()} - {LOCK_FILE}:
+        if not _holds_runs_alone(plan):
             raise UserError(
                 f"{folder} exists and holds no {COMPARISON_FILE}; nothing was changed; "
                 "give another folder with --workdir"
             )
-        return []
-    old = load_json(path)
+        old = describe(plan, cores)
+    else:
+        old = load_json(path)
     differences = _differences(old, describe(plan, cores))
     for run in plan.runs:
         differences += [f"{run.label}: {text}" for text in _run_differences(run)]
@@ -105,6 +110,21 @@ def write(plan: Plan, cores: int) -> None:
     """Writes comparison.json into the comparison's folder, which exists."""
     text = json.dumps(describe(plan, cores), indent=2) + "\n"
     write_durably(Path(plan.workdir) / COMPARISON_FILE, text.encode())
+
+
+def _holds_runs_alone(plan: Plan) -> bool:
+    """Whether nothing but runs of the plan's methods lies in its folder."""
+    if not plan.workdir.is_dir():
+        return False
+    methods = {plan.workdir / run.name for run in plan.runs}
+    for place in plan.workdir.iterdir():
+        if place.name == LOCK_FILE:
+            continue
+        if place not in methods or not place.is_dir():
+            return False
+        if not all(_OF_RUNS.fullmatch(inside.name) for inside in place.iterdir()):
+            return False
+    return all((run.folder / CONFIG_FILE).is_file() for run in plan.runs if begun(run))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

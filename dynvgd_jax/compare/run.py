@@ -47,8 +47,8 @@ class Executor(Protocol):
     def start(self, run: Run, say: Callable[[str], None]) -> Attempt:
         """Starts a run; OSError where that is impossible."""
 
-    def command(self, run: Run) -> list[str]:
-        """Returns what does the same by hand."""
+    def command(self, run: Run, place: int) -> list[str]:
+        """Returns what does the same by hand, as one of a list, by its place there."""
 
 
 def compare(
@@ -74,9 +74,9 @@ def compare(
     executor = make_executor(config, workdir)
     notes = records.check_folder(plan, executor.cores)
     if print_commands:
-        for run in plan.runs:
-            if not records.finished(run):
-                print(shlex.join(executor.command(run)))
+        left = [run for run in plan.runs if not records.finished(run)]
+        for place, run in enumerate(left):
+            print(shlex.join(executor.command(run, place)))
         return
     workdir.mkdir(parents=True, exist_ok=True)
     with FolderLock(workdir):

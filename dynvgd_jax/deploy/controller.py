@@ -90,11 +90,12 @@ class Controller:
         Args:
           obs: raw, of one environment its dictionary or `[Do]`, or `[B, Do]`.
           seed: of the episode, or one each `[B]`; 0 to 2**32 - 1.
-          index: chunks that the episode has been given before, or one each `[B]`.
+          index: chunks that the episode has been given before, or one each `[B]`; 0
+            to 2**31 - 1.
 
         Raises:
-          ValueError: a shape is wrong, B is not `batch_size`, or an entry of the
-            observation is not finite.
+          ValueError: a shape is wrong, B is not `batch_size`, `seed` or `index` is out
+            of its range, or an entry of the observation is not finite.
           UserError: the dictionary lacks an observable, or the task has no names.
         """
         policy = self.steered.policy
@@ -111,8 +112,8 @@ class Controller:
         self._require_finite(rows)
         decided = self._decide(
             normalize_obs(policy.normalization, rows),
-            np.broadcast_to(np.asarray(seed, np.uint32), (self.batch_size,)),
-            np.broadcast_to(np.asarray(index, np.int32), (self.batch_size,)),
+            self._per_row("seed", seed, np.uint32),
+            self._per_row("index", index, np.int32),
         )
         actions = unnormalize_action(policy.normalization, np.asarray(decided))
         return actions[0] if obs.ndim == 1 else actions
@@ -173,6 +174,16 @@ class Controller:
             "control_steps": self.steered.env_steps,
             "noise_seed": self.noise_seed,
         }
+
+    def _per_row(self, name: str, values, dtype) -> np.ndarray:
+        """`values` as `[B]` of `dtype`; ValueError where that would change one."""
+        values, most = np.asarray(values), np.iinfo(dtype).max
+        whole = values.size and np.issubdtype(values.dtype, np.integer)
+        if not whole or values.min() < 0 or values.max() > most:
+            raise ValueError(
+                f"found {name} {values}, expected whole numbers from 0 to {most}"
+            )
+        return np.broadcast_to(values.astype(dtype), (self.batch_size,))
 
     def _require_finite(self, rows: np.ndarray) -> None:
         if np.isfinite(rows).all():

@@ -19,7 +19,8 @@ and writes eval.csv, config.json and versions.json to a new folder.
            steered policy side by side, with a poster, in the results' folder; see
            docs/videos.md
 --output   new folder for the results; by default <run>/evaluations/<control
-           steps>-seed<seed>, of a policy runs/evaluation-<policy>-seed<seed>
+           steps>-seed<seed>, of a policy runs/evaluation-<policy>-seed<seed>;
+           fields other than those of eval add six digits, such as -3fa2b1
 --version  prints the program's version
 
 Mistakes are answered with one line on stderr and exit code 2.

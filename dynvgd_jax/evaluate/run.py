@@ -2,6 +2,9 @@
 
 import contextlib
 import functools
+import hashlib
+import json
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,7 +38,7 @@ from dynvgd_jax.envs.rollout import ActFn, evaluate, evaluation_seeds
 from dynvgd_jax.evaluate import play, videos
 from dynvgd_jax.evaluate.play import base_act, steered_act
 from dynvgd_jax.evaluate.videos import Recorder, Take, load_encoder, write_videos
-from dynvgd_jax.runs.durable import new_folder, refuse_existing
+from dynvgd_jax.runs.durable import new_folder, sync
 from dynvgd_jax.runs.metrics import EPISODES_FILE, episode_rows
 from dynvgd_jax.runs.report import (
     Progress,
@@ -53,6 +56,8 @@ from dynvgd_jax.runs.settings import (
 from dynvgd_jax.steering.base import Metrics
 
 FOLDER = "evaluations"  # in the run's folder, one folder an evaluation inside
+# Changed fields that a default folder's name leaves out.
+_UNNAMED = ("eval.", "env.num_threads")
 
 
 class Entry(NamedTuple):
@@ -135,7 +140,10 @@ def run_evaluation(
     subject = _load(source, config, changes)
     config, policy = subject.config, subject.policy
     target = output or subject.folder
-    refuse_existing(target)
+    if target.exists():
+        raise UserError(
+            f"{target} exists already; give one that does not with --output"
+        )
     if make_env is None:
         policy.require_task(config.task)
         make_env = functools.partial(envs_base.make_env, config, policy.normalization)
@@ -149,16 +157,18 @@ def run_evaluation(
         entries = _entries(subject, metrics.update)
         if films:
             entries = _remembering(entries, config)
-        try:
-            found = _evaluate_into(target, entries, subject, make_env)
-            print(f"wrote {target / EPISODES_FILE}")
-            if films:
-                takes = _takes(entries, found, metrics)
-                options = {"title": config.task, "count": films}
+        found = _evaluate_into(target, entries, subject, make_env)
+        print(f"wrote {target / EPISODES_FILE}")
+        if films:
+            takes = _takes(entries, found, metrics)
+            options = {"title": config.task, "count": films}
+            try:
                 write_videos(target, camera, takes, **options, agent=subject.agent)
-                print(f"wrote {target / videos.FOLDER}")
-        except OSError as error:
-            raise UserError(f"cannot write {target}: {error}; give --output") from error
+            except OSError as error:
+                raise UserError(
+                    f"cannot write {target / videos.FOLDER}: {error}"
+                ) from error
+            print(f"wrote {target / videos.FOLDER}")
     return found
 
 
@@ -168,21 +178,39 @@ def _evaluate_into(
     subject: Subject,
     make_env: Callable[[int], VectorEnv],
 ) -> dict[str, list[EpisodeResult]]:
-    """Plays all entries, prints the table and writes the new folder `target`."""
+    """Plays all entries, writes the new folder `target` and prints the table.
+
+    Raises:
+      UserError: `target` cannot be written.
+    """
     config = subject.config
-    # Made before anything is played: nothing must be lost for want of a place.
-    with new_folder(target) as partial:
-        env = make_env(min(config.eval.num_envs, config.eval.episodes))
-        try:
-            subject.policy.require_fit(*env.sizes[:3])
-            found = _play(env, entries, config)
-        finally:
-            env.close()
-        _print_table(entries, found)  # before a disk that is full can lose it
-        write_config(partial, config)
-        write_versions(partial)
-        rows = [(e.control_steps, e.name, found[e.name]) for e in entries]
-        (partial / EPISODES_FILE).write_bytes(episode_rows(rows, header=True))
+    # Of this evaluation alone: another one with the same target changes nothing here.
+    own = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    found: dict[str, list[EpisodeResult]] = {}
+    try:
+        # Made before anything is played: nothing must be lost for want of a place.
+        with new_folder(own) as partial:
+            env = make_env(min(config.eval.num_envs, config.eval.episodes))
+            try:
+                subject.policy.require_fit(*env.sizes[:3])
+                found = _play(env, entries, config)
+            finally:
+                env.close()
+            write_config(partial, config)
+            write_versions(partial)
+            rows = [(e.control_steps, e.name, found[e.name]) for e in entries]
+            (partial / EPISODES_FILE).write_bytes(episode_rows(rows, header=True))
+        own.rename(target)
+        sync(target.parent)
+    except OSError as error:
+        if found:  # a full disk must not lose what was played
+            _print_table(entries, found)
+        kept = f"; the files are in {own}" if own.exists() else ""
+        raise UserError(
+            f"cannot write {target}: {error}{kept}; give --output"
+        ) from error
+    # Only now: of many episodes its intervals take long, and may take all memory.
+    _print_table(entries, found)
     return found
 
 
@@ -207,18 +235,27 @@ def _takes(
 
 
 def _load(source: str, config: ConfigDict, changes: dict[str, Any]) -> Subject:
-    seed = config.eval.seed
+    ending = f"seed{config.eval.seed}{_changes_text(changes)}"
     if is_policy(source):
         check_steering(config)
         policy = load_policy(source)
         policy.require_task(config.task)
         name = source.removeprefix(BUILTIN_PREFIX)
-        folder = Path("runs") / f"evaluation-{Path(name).absolute().name}-seed{seed}"
+        folder = Path("runs") / f"evaluation-{Path(name).absolute().name}-{ending}"
         return Subject(config, policy, None, folder)
     agent = load_agent(source, changes)
     run, _ = find_checkpoint(source)
-    folder = run / FOLDER / f"{agent.env_steps}-seed{seed}"
+    folder = run / FOLDER / f"{agent.env_steps}-{ending}"
     return Subject(agent.config, agent.policy, agent, folder)
+
+
+def _changes_text(changes: dict[str, Any]) -> str:
+    """What tells evaluations of other fields apart, such as `-3fa2b1`, or nothing."""
+    named = {n: v for n, v in changes.items() if not n.startswith(_UNNAMED)}
+    if not named:
+        return ""
+    text = json.dumps(named, sort_keys=True, default=str)
+    return f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def is_policy(source: str) -> bool:

@@ -20,6 +20,8 @@ from dynvgd_jax.core.types import EpisodeResult
 
 # 97.5 % quantile of the normal distribution: two-sided 95 % intervals.
 _Z95 = 1.959963984540054
+# Values that the bootstrap draws at once, 8 bytes each.
+_BOOTSTRAP_VALUES = 10_000_000
 # The rate is measured over this much of the recent past, evaluations included.
 _RATE_WINDOW_S = 300.0
 # Without a terminal a line is printed this often.
@@ -187,7 +189,10 @@ def episodes_interval(values: np.ndarray) -> tuple[float, float, float]:
     mean = float(values.mean())
     if np.ptp(values) == 0:
         return mean, mean, mean
-    found = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0))
+    # all resamples at once would take gigabytes; the draws are the same
+    batch = max(1, _BOOTSTRAP_VALUES // len(values))
+    rng = np.random.default_rng(0)
+    found = stats.bootstrap((values,), np.mean, batch=batch, rng=rng)
     low, high = found.confidence_interval
     return mean, float(low), float(high)
 

@@ -195,6 +195,27 @@ def test_a_run_that_its_configuration_file_no_longer_makes_is_named(config, tmp_
         records.check_folder(plan, 1)
 
 
+def test_runs_that_were_started_by_hand_are_taken_up(config, tmp_path):
+    plan = make_plan(config, tmp_path / "runs")
+    run = plan.runs[1]
+    run.folder.mkdir(parents=True)
+    write_config(run.folder, run.config)
+    run.log.write_text("")
+    assert records.check_folder(plan, 1) == []
+    # as strictly as ever
+    config.gamma = 0.9
+    with pytest.raises(UserError, match=r"vgd seed 3: config\.gamma: 0\.999 -> 0\.9"):
+        records.check_folder(make_plan(config, tmp_path / "runs"), 1)
+    for name in ("vgd/notes.txt", "seed_1"):
+        (tmp_path / "runs" / name).write_text("kept")
+        with pytest.raises(UserError, match=r"holds no comparison\.json"):
+            records.check_folder(plan, 1)
+        (tmp_path / "runs" / name).unlink()
+    (run.folder / "config.json").rename(run.folder / "other.json")
+    with pytest.raises(UserError, match=r"holds no comparison\.json"):
+        records.check_folder(plan, 1)
+
+
 @pytest.mark.parametrize(
     "content", [None, "{}", '{"base": 1, "shared": {}, "runs": 2}']
 )
@@ -233,9 +254,11 @@ def test_a_printed_command_has_the_cores_of_its_run(config, monkeypatch):
     monkeypatch.setattr(local, "usable_cores", lambda: 4)
     run = make_plan(config, Path("x")).runs[0]
     alone = local.LocalExecutor(1, ("launch",))
-    assert alone.command(run) == ["launch", *run.flags] and alone.cores == 4
+    assert alone.command(run, 1) == ["launch", *run.flags] and alone.cores == 4
     two = local.LocalExecutor(2, ("launch",))
-    assert two.command(run) == ["taskset", "-c", "2,3", "launch", *run.flags]
+    for place, cores in enumerate(["2,3", "5,6", "2,3"]):
+        pinned = ["taskset", "-c", cores, "launch", *run.flags]
+        assert two.command(run, place) == pinned
     assert two.cores == 2
 
 

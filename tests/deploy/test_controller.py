@@ -118,6 +118,12 @@ def test_mistakes_are_named(agents, controller):
     broken[11] = np.nan
     with pytest.raises(ValueError, match=r"entry 11 \(Can_pos z\): found nan"):
         controller.chunk(broken)
+    for seed in (-1, 2**32, 2**70, 0.5, np.array([-1])):
+        with pytest.raises(ValueError, match=r"found seed .* from 0 to 4294967295"):
+            controller.chunk(raw[0], seed)
+    for index in (-1, 2**31):
+        with pytest.raises(ValueError, match=r"found index .* from 0 to 2147483647"):
+            controller.chunk(raw[0], 0, index)
     for execute in (0, 5):
         with pytest.raises(ValueError, match=f"execute {execute}, expected 1 to 4"):
             controller.actions(lambda: raw[0], execute=execute)

@@ -12,6 +12,7 @@ import pytest
 
 import dynvgd_jax
 from dynvgd_jax.core.errors import UserError
+from examples import exported_policy
 from tests.deploy.test_controller import INDICES, SEEDS, raw_obs
 from tests.support.command import ROOT
 from tests.support.saved_run import DECISIONS, ENV_STEPS
@@ -95,12 +96,27 @@ def test_holds_no_weight_that_is_not_used(agents, exported):
     assert count <= sum(w.size for w in weights) <= count + 2
 
 
+def test_files_that_are_no_exported_policy(exported, tmp_path):
+    whole = (exported[0] / "ticket.npz").read_bytes()
+    (tmp_path / "text.npz").write_text("no zip")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1  # inside an array: its CRC is another
+    (tmp_path / "flipped.npz").write_bytes(flipped)
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    names = ("none.npz", "", "text.npz", "empty.npz", "cut.npz", "flipped.npz")
+    for name in (*names, "array.npy"):
+        with pytest.raises(ValueError, match="is missing or damaged"):
+            exported_policy.load_exported(tmp_path / name)
+    np.savez(tmp_path / "other.npz", weight_0=np.zeros(3))
+    np.savez(tmp_path / "list.npz", metadata="[]", program=np.zeros(3, np.uint8))
+    for name in ("other.npz", "list.npz"):
+        with pytest.raises(ValueError, match="is no exported policy"):
+            exported_policy.load_exported(tmp_path / name)
+
+
 def test_a_damaged_file_is_noticed(exported, tmp_path):
-    sys.path.insert(0, str(ROOT / "examples"))
-    try:
-        import exported_policy
-    finally:
-        sys.path.remove(str(ROOT / "examples"))
     with np.load(exported[0] / "ticket.npz") as file:
         arrays = dict(file)
     arrays["weight_0"] = arrays["weight_0"] + 1

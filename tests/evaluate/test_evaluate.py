@@ -57,7 +57,7 @@ def test_repeats_the_runs_own_evaluations(finished_run, tmp_path, capsys):
     assert f"wrote {tmp_path / 'out' / EPISODES_FILE}" in text
 
 
-def test_other_episodes_checkpoints_and_fields(finished_run, tmp_path):
+def test_other_episodes_checkpoints_and_fields(finished_run, tmp_path, capsys):
     run_folder = shutil.copytree(finished_run, tmp_path / "run")
     older = min((run_folder / "checkpoints").iterdir(), key=lambda p: int(p.name))
     sizes = ["--episodes", "2", "--seed=1", "--num_envs=1"]
@@ -71,9 +71,32 @@ def test_other_episodes_checkpoints_and_fields(finished_run, tmp_path):
     played = {r["seed"] for r in found}
     assert len(played) == 2 and not played & {r["seed"] for r in rows(run_folder)}
     strong = [*sizes, "--config.guidance.scale=5", "--config.eval.noises=randn"]
-    assert evaluate(older, *strong, f"--output={tmp_path / 'strong'}") == 0
-    changed = rows(tmp_path / "strong")
+    assert evaluate(older, *strong, "--num_threads=1") == 0
+    # six digits tell changed fields apart, but for those of the evaluation
+    [place] = (run_folder / "evaluations").glob(f"{older.name}-seed1-" + 6 * "[0-9a-f]")
+    assert evaluate(older, *strong) == 2
+    assert f"{place} exists already; give one that does not with --output" in (
+        capsys.readouterr().err
+    )
+    changed = rows(place)
     assert changed[:2] == found[:2] and changed[2:] != found[2:]
+
+
+def test_two_at_once_leave_each_other_alone(
+    finished_run, tmp_path, monkeypatch, capsys
+):
+    sizes = ["--episodes=2", "--config.eval.noises=randn", f"--output={tmp_path / 'o'}"]
+
+    def other_first(config, normalization, num_envs):
+        monkeypatch.setattr(envs_base, "make_env", lambda c, norm, n: ReachEnv(n))
+        assert evaluate(finished_run, *sizes) == 0
+        return ReachEnv(num_envs)
+
+    monkeypatch.setattr(envs_base, "make_env", other_first)
+    assert evaluate(finished_run, *sizes) == 2
+    [kept] = tmp_path.glob(".o.*")
+    assert f"the files are in {kept}; give --output" in capsys.readouterr().err
+    assert rows(kept) == rows(tmp_path / "o") and len(rows(kept)) == 4
 
 
 def test_a_policy_alone(finished_run, tmp_path, monkeypatch, capsys):
@@ -83,7 +106,8 @@ def test_a_policy_alone(finished_run, tmp_path, monkeypatch, capsys):
     sizes = ["--episodes=3", "--num_envs=3", "--config.ddim_steps=2"]
     assert evaluate("mine", *sizes) == 0
     base = [r for r in rows(finished_run) if r["policy"].startswith("base/")]
-    assert rows(tmp_path / "runs/evaluation-mine-seed0") == base
+    [place] = (tmp_path / "runs").iterdir()
+    assert place.name.startswith("evaluation-mine-seed0-") and rows(place) == base
     assert " - base/" not in capsys.readouterr().out
 
 
@@ -103,6 +127,29 @@ def test_gain_by_hand(capsys):
     found["base/randn"] = episodes(*[False] * 4)
     run._print_table(entries, found)
     assert "dynvgd/randn - base/randn: 1.000 success" in capsys.readouterr().out
+
+
+def test_what_was_played_is_lost_neither_by_its_table_nor_by_a_full_disk(
+    finished_run, tmp_path, monkeypatch, capsys
+):
+    def fail(error):
+        def call(*arguments):
+            raise error
+
+        return call
+
+    sizes = ["--episodes=2", "--config.eval.noises=randn"]
+    monkeypatch.setattr(run, "episodes_text", fail(MemoryError()))
+    assert evaluate(finished_run, *sizes, f"--output={tmp_path / 'out'}") == 2
+    assert len(rows(tmp_path / "out")) == 4
+    monkeypatch.undo()
+    monkeypatch.setattr(envs_base, "make_env", lambda config, norm, n: ReachEnv(n))
+    monkeypatch.setattr(run, "write_versions", fail(OSError(28, "No space left")))
+    capsys.readouterr()
+    assert evaluate(finished_run, *sizes, f"--output={tmp_path / 'full'}") == 2
+    captured = capsys.readouterr()
+    assert "dynvgd/tanh_randn - base/randn: " in captured.out
+    assert "No space left" in captured.err and not (tmp_path / "full").exists()
 
 
 MISTAKES = [

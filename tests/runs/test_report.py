@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy import stats
 
 from dynvgd_jax.core.types import EpisodeResult
+from dynvgd_jax.runs import report
 from dynvgd_jax.runs.report import (
     Progress,
     Summary,
@@ -192,3 +194,11 @@ def test_the_next_commands_name_folders_as_a_shell_takes_them(capsys):
         "held-out episodes: python -m dynvgd_jax.evaluate 'runs/a b/seed0' --seed=1\n"
         "one page:          python -m dynvgd_jax.report 'runs/a b' --output=report\n"
     )
+
+
+def test_the_bootstrap_in_batches_draws_the_same(monkeypatch):
+    values = np.random.default_rng(1).integers(-1, 2, 40).astype(float)
+    whole = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0))
+    monkeypatch.setattr(report, "_BOOTSTRAP_VALUES", 280)  # 7 resamples at once
+    mean, *interval = report.episodes_interval(values)
+    assert mean == values.mean() and interval == list(whole.confidence_interval)
