@@ -79,7 +79,7 @@ def test_a_weight_that_would_weigh_nothing_is_refused(finished_run):
     with pytest.raises(UserError, match="weight=shuffled: no step is guided; give gui"):
         play("weight=shuffled", "guidance.scale=0")
     for text in ("5", "", "null"):
-        with pytest.raises(UserError, match="weight: found '.*', expected one of"):
+        with pytest.raises(UserError, match=r"weight: found .*, expected one of"):
             play(f"weight={text}", "guidance.scale=0.1")
 
 
