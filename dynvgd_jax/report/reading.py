@@ -11,7 +11,8 @@ from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import field_names, get_field
 from dynvgd_jax.core.untrusted import load_json
 from dynvgd_jax.report.events import Curve, read_curves
-from dynvgd_jax.runs.metrics import EPISODE_COLUMNS, EPISODES_FILE
+from dynvgd_jax.runs.lock import LOCK_FILE
+from dynvgd_jax.runs.metrics import EPISODE_COLUMNS, EPISODES_FILE, event_files
 from dynvgd_jax.runs.settings import CONFIG_FILE, VERSIONS_FILE, read_config
 
 # Without these a run cannot be placed beside others.
@@ -19,6 +20,7 @@ NEEDED_FIELDS = ("task", "method", "seed", "ddim_steps", "acting_noise", "base_p
 NEEDED_FIELDS += ("total_env_steps", "eval.seed", "eval.episodes", "eval.noises")
 # What lies in a run's folder and is no run.
 _INSIDE_A_RUN = {"checkpoints", "resume", "replay", "policy", "audit"}
+_INSIDE_A_RUN |= {"evaluations"}
 _BASE = "base/"  # evaluations of the unguided policy
 
 
@@ -131,7 +133,8 @@ def _run_folders(path: Path) -> Iterable[Path]:
     for place, inside, files in os.walk(path):
         if CONFIG_FILE in files:
             yield Path(place)
-        inside[:] = sorted(set(inside) - _INSIDE_A_RUN)
+            inside[:] = set(inside) - _INSIDE_A_RUN
+        inside.sort()
 
 
 def _name(folder: Path, path: Path) -> str:
@@ -144,6 +147,12 @@ def _read_run(folder: Path, name: str, notes: list[str]) -> Run | None:
     config = read_config(folder)
     if config.get("job") != "train":
         notes.append(f"left out: {name} is no training run (job {config.get('job')!r})")
+        return None
+    if _is_evaluation(folder):
+        notes.append(
+            f"left out: {name} is an evaluation by itself, no training run: it has "
+            "neither TensorBoard files nor checkpoints"
+        )
         return None
     fields = {field: get_field(config, field) for field in field_names(config)}
     lacking = [field for field in NEEDED_FIELDS if field not in fields]
@@ -170,6 +179,17 @@ def _read_run(folder: Path, name: str, notes: list[str]) -> Run | None:
             f"{name} is unfinished: {run.control_steps:,} of {total:,} control steps"
         )
     return run
+
+
+def _is_evaluation(folder: Path) -> bool:
+    """Whether `dynvgd_jax.evaluate` wrote it, with the configuration of its subject.
+
+    Whatever trains makes a lock and an event file before all else.
+    """
+    of_training = (folder / LOCK_FILE, folder / "checkpoints", *event_files(folder))
+    return (folder / EPISODES_FILE).is_file() and not any(
+        path.exists() for path in of_training
+    )
 
 
 def _versions(folder: Path, name: str, notes: list[str]) -> dict[str, str]:

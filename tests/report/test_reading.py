@@ -100,6 +100,25 @@ def test_finds_runs_at_any_depth_once(tmp_path, monkeypatch):
     ]
 
 
+def test_evaluations_by_themselves_are_no_runs(tmp_path, monkeypatch):
+    """As `dynvgd_jax.evaluate` leaves them: inside their run, or beside the others."""
+    run = make_run(tmp_path / "runs/a", monkeypatch)
+    inner, beside = run / "evaluations/2000-seed1", tmp_path / "runs/evaluation-p-seed1"
+    for folder in (inner, beside):
+        folder.mkdir(parents=True)
+        for name in (CONFIG_FILE, VERSIONS_FILE, EPISODES_FILE):
+            shutil.copy(run / name, folder)
+    found = find_runs([tmp_path / "runs"])
+    assert [own.name for own in found.runs] == ["runs/a"]
+    (note,) = found.notes
+    assert note.startswith("left out: runs/evaluation-p-seed1 is an evaluation by")
+    with pytest.raises(UserError, match="2000-seed1 is an evaluation by itself"):
+        find_runs([inner])
+    # A folder of runs may have that name.
+    make_run(tmp_path / "evaluations/b", monkeypatch)
+    assert len(find_runs([tmp_path]).runs) == 2
+
+
 def test_says_what_is_missing(tmp_path, monkeypatch):
     folder = make_run(tmp_path / "run", monkeypatch, evaluations=((1000, 5),))
     (folder / VERSIONS_FILE).unlink()
