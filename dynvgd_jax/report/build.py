@@ -86,12 +86,20 @@ def _part(panel: Panel, output: Path) -> Part:
         ):
             figure = figures.success_figure(panel, by_minutes=by_minutes)
             success.append(keep(name, caption, figure, caption))
-    caption = "Interquartile mean over seeds with its 95 % bootstrap interval."
-    success.append(keep("iqm", caption, figures.aggregate_figure(panel), caption))
-    figure = figures.improvement_figure(panel)
-    if figure is not None:
-        caption = "Probability that the first setting improves on the others."
-        success.append(keep("improvement", caption, figure, caption))
+    for name, figure, caption in (
+        (
+            "iqm",
+            figures.aggregate_figure(panel),
+            "Interquartile mean over seeds with its 95 % interval.",
+        ),
+        (
+            "improvement",
+            figures.improvement_figure(panel),
+            "Probability that the first setting improves on the others.",
+        ),
+    ):
+        if figure is not None:
+            success.append(keep(name, caption, figure, caption))
     return Part(
         panel.title,
         success,

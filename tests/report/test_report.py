@@ -192,6 +192,14 @@ def test_the_command_and_the_same_again(tmp_path, monkeypatch, capsys):
     assert not (output / "old.csv").exists()
 
 
+def test_a_run_that_has_just_begun(tmp_path, monkeypatch):
+    make_run(tmp_path / "run", monkeypatch, bases=(), evaluations=())
+    notes = build_report([tmp_path / "run"], tmp_path / "report")
+    assert any("run is unfinished: 0 of 2,000 control steps" in n for n in notes)
+    assert "1 run, 0 finished" in (tmp_path / "report/index.html").read_text()
+    assert rows(tmp_path / "report", "comparison") == []
+
+
 def test_mistakes_are_one_line(runs, tmp_path, capsys):
     taken = tmp_path / "taken"
     taken.mkdir()
