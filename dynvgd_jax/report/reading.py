@@ -213,6 +213,22 @@ def _evaluations(folder: Path, name: str, episodes: int, notes: list[str]) -> di
     if not path.is_file():
         notes.append(f"{name} has no {EPISODES_FILE}: nothing is evaluated yet")
         return {}
+    try:
+        found = _read_episodes(path, name, notes)
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{name}: its {EPISODES_FILE} is damaged: {error}") from error
+    for policy, by_steps in found.items():
+        for steps in [s for s, own in by_steps.items() if len(own) < episodes]:
+            notes.append(
+                f"{name}: left out {policy} at {steps:,} control steps, which has "
+                f"{len(by_steps[steps])} of {episodes} episodes"
+            )
+            del by_steps[steps]
+    return {policy: by_steps for policy, by_steps in found.items() if by_steps}
+
+
+def _read_episodes(path: Path, name: str, notes: list[str]) -> dict:
+    """Policy -> control steps -> seed -> its episode, of every row of eval.csv."""
     found: dict[str, dict[int, dict[int, Episode]]] = {}
     with open(path, newline="", encoding="utf-8") as file:
         rows = csv.reader(file)
@@ -231,11 +247,4 @@ def _evaluations(folder: Path, name: str, episodes: int, notes: list[str]) -> di
                 by_steps.setdefault(int(steps), {})[int(seed)] = episode
             except ValueError:  # a run that is being written, or was cut off
                 notes.append(f"{name}: {EPISODES_FILE} line {number} is incomplete")
-    for policy, by_steps in found.items():
-        for steps in [s for s, own in by_steps.items() if len(own) < episodes]:
-            notes.append(
-                f"{name}: left out {policy} at {steps:,} control steps, which has "
-                f"{len(by_steps[steps])} of {episodes} episodes"
-            )
-            del by_steps[steps]
-    return {policy: by_steps for policy, by_steps in found.items() if by_steps}
+    return found

@@ -175,6 +175,27 @@ def test_runs_of_another_version_are_a_line_each(tmp_path, monkeypatch):
         find_runs([tmp_path / "columns"])
 
 
+@pytest.mark.parametrize("end", [b"\xff\xfe", b"2000,x" + b"7" * 200_000])
+def test_damaged_episodes_are_a_line(tmp_path, monkeypatch, end):
+    """Neither text nor, for the second, anything that the CSV reader takes."""
+    make_run(tmp_path / "good", monkeypatch)
+    path = make_run(tmp_path / "bad", monkeypatch, seed=1) / EPISODES_FILE
+    path.write_bytes(path.read_bytes() + end)
+    found = find_runs([tmp_path])
+    assert [run.folder.name for run in found.runs] == ["good"]
+    (note,) = found.notes
+    assert f"left out: {tmp_path.name}/bad: its eval.csv is damaged: " in note
+
+
+def test_episodes_that_a_power_cut_left_as_nul_bytes(tmp_path, monkeypatch):
+    folder = make_run(tmp_path / "run", monkeypatch)
+    with open(folder / EPISODES_FILE, "ab") as file:
+        file.write(bytes(50))
+    run, notes = only(folder)
+    assert list(run.steered) == [1000, 2000]
+    assert notes == ["run: eval.csv line 42 is incomplete"]
+
+
 def test_no_run_folder(tmp_path):
     with pytest.raises(UserError, match=r"nowhere is no run folder: there is no such"):
         find_runs([tmp_path / "nowhere"])
