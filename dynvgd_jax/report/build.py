@@ -16,7 +16,7 @@ from dynvgd_jax.report.tables import Table
 from dynvgd_jax.runs.report import print_table
 
 _BAND = (
-    "the band is the 95 % bootstrap interval over seeds (bars, one seed: over "
+    "the band is the 95 % interval over seeds (bars, one seed: over "
     "episodes), thin lines are the seeds"
 )
 _COURSES = "Mean over seeds, shaded from the least to the greatest."

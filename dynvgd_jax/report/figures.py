@@ -59,8 +59,8 @@ def style():
 def success_figure(panel: Panel, *, by_minutes: bool) -> Figure:
     """Success of each setting against control steps or minutes.
 
-    The band of several seeds is the 95 % bootstrap interval of their mean; that of a
-    single seed is drawn as bars, the Wilson interval over episodes. Thin lines are the
+    The band of several seeds is the 95 % interval of their mean; that of a single seed
+    is drawn as bars, the Wilson interval over episodes. Thin lines are the
     seeds. The base policy is level: nothing of it is trained.
     """
     figure, axis = _new()

@@ -77,9 +77,9 @@ def evaluations(panels: Sequence[Panel]) -> Table:
     headings = ("task", "setting", "control steps", "minutes", "success", "interval")
     headings += ("of each seed", "success at any step", "return")
     note = (
-        "Success of a whole chunk, the mean over seeds with its 95 % bootstrap "
-        "interval over seeds; of one seed, and of the base policy, with the Wilson "
-        "interval over episodes."
+        "Success of a whole chunk, the mean over seeds with its 95 % interval over "
+        "seeds (t of fewer than 5, else bootstrap); of one seed, and of the base "
+        "policy, with the Wilson interval over episodes."
     )
     return Table("evaluations", "All evaluations", headings, rows, note)
 
@@ -181,15 +181,19 @@ def improvement(panel: Panel) -> Table:
                         ours.by_episode, theirs.by_episode
                     ),
                     len(ours.by_episode.keys() & theirs.by_episode.keys()),
-                    statistics.difference_over_runs(ours.rates, theirs.rates),
+                    statistics.difference_over_runs(
+                        ours.rates,
+                        theirs.rates,
+                        theirs_trained=not theirs.label.startswith("base/"),
+                    ),
                 )
             )
     headings = ("X", "Y", "P(X > Y)", "X - Y, over episodes", "equal episodes")
     headings += ("X - Y, over seeds",)
     note = (
         "P(X > Y): how probably a seed of X scores higher than one of Y, ties half. "
-        "Differences of success, with 95 % bootstrap intervals: over the episodes that "
-        "both played, seeds as they are; and over seeds, each drawn on its own side. "
+        "Differences of success, with 95 % intervals: over the episodes that both "
+        "played, seeds as they are; and over seeds, none where a trained side has one. "
         "An effect that only the first shows may be one of these seeds."
     )
     note = note if rows else ""

@@ -1,6 +1,7 @@
 """Which runs are compared, under which names, and what spoils the comparison."""
 
 import json
+import math
 import shlex
 
 import pytest
@@ -112,7 +113,7 @@ def test_comparison_by_hand(make, tmp_path):
     (panel,), _ = grouped(tmp_path)
     ours, other, *bases = comparison(panel).rows
     assert ours[:3] == ("dynvgd", 2, 2000)
-    assert ours[3] == pytest.approx((0.7, 0.6, 0.8)) == ours[4]
+    assert ours[3] == pytest.approx((0.7, 0.0, 1.0)) == ours[4]  # t(1)
     assert ours[5:] == ("2,000 (2 of 2)", "never (1 of 2)", "never (0 of 2)")
     assert other[3].value == 0.4 and 0.1 < other[3].low < 0.2  # Wilson
     assert [(row[0], row[3].value, row[5:]) for row in bases] == [
@@ -126,7 +127,9 @@ def test_comparison_by_hand(make, tmp_path):
     # Seeds win 8 and 6 of the first episodes, vgd the first and the last two:
     # 0, 0, 1, 1, 1, 1, 0.5, 0.5, -1, -1.
     assert episodes.value == pytest.approx(0.3) and episodes.low < 0 < episodes.high
-    assert seeds == pytest.approx((0.3, 0.2, 0.4))
+    assert seeds.value == pytest.approx(0.3) and math.isnan(seeds.low)  # vgd has one
+    # The base policy is no seed: 0.7 in [0, 1], less 0.6.
+    assert pairs["dynvgd", "base/tanh_randn"][3] == pytest.approx((0.1, -0.6, 0.4))
     # One seed reaches the base policy's 0.6, the other is above it.
     assert pairs["dynvgd", "base/tanh_randn"][0].value == 0.75
 
