@@ -10,7 +10,7 @@ from dynvgd_jax import __version__
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import field_names, get_field
 from dynvgd_jax.core.untrusted import load_json
-from dynvgd_jax.report.events import Curve, read_curves
+from dynvgd_jax.report.events import Curve, read_command, read_curves
 from dynvgd_jax.runs.lock import LOCK_FILE
 from dynvgd_jax.runs.metrics import EPISODE_COLUMNS, EPISODES_FILE, event_files
 from dynvgd_jax.runs.settings import CONFIG_FILE, VERSIONS_FILE, read_config
@@ -42,6 +42,7 @@ class Run(NamedTuple):
     # policy and start noise -> control steps -> seed of the episode -> its outcome
     evaluations: dict[str, dict[int, dict[int, Episode]]]
     curves: dict[str, Curve]  # TensorBoard
+    command: str  # that began it, "" where it is not kept
 
     @property
     def steered(self) -> dict[int, dict[int, Episode]]:
@@ -170,6 +171,7 @@ def _read_run(folder: Path, name: str, notes: list[str]) -> Run | None:
         versions,
         evaluations,
         read_curves(folder),
+        read_command(folder),
     )
     if not run.curves:
         notes.append(f"{name} has no TensorBoard curves: no minutes, λ, w, Q of it")

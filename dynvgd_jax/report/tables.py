@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dynvgd_jax.report import statistics
-from dynvgd_jax.report.commands import command_of
+from dynvgd_jax.report.commands import command_of, is_kept
 from dynvgd_jax.report.grouping import Panel, Setting, differing, rate, value_text
 from dynvgd_jax.report.reading import Run
 from dynvgd_jax.report.statistics import Estimate
@@ -306,15 +306,23 @@ def versions_table(runs: Sequence[Run]) -> Table:
 def commands_table(panels: Sequence[Panel]) -> Table:
     """The command of every run."""
     rows = [
-        (panel.title, setting.label, run.config["seed"], run.name, command_of(run))
+        (
+            panel.title,
+            setting.label,
+            run.config["seed"],
+            run.name,
+            command_of(run),
+            "as typed" if is_kept(run) else "worked out",
+        )
         for panel in panels
         for setting in panel.settings
         for run in setting.runs
     ]
-    headings = ("task", "setting", "seed", "run", "command")
+    headings = ("task", "setting", "seed", "run", "command", "source")
     note = (
-        "Each has the run's configuration in this version of the program; a run does "
-        "not keep the command that was typed. With another --workdir it makes the run "
-        "again."
+        "As typed when the run began (of several seeds in one run, for all of them; "
+        "what a resumption changed is in config.json), or, where the run keeps no "
+        "command of launch.py, worked out: the same configuration in this version of "
+        "the program. With another --workdir it makes the run again."
     )
     return Table("commands", "Commands", headings, rows, note)
