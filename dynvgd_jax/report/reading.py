@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -210,7 +211,11 @@ def _versions(folder: Path, name: str, notes: list[str]) -> dict[str, str]:
 
 
 def _evaluations(folder: Path, name: str, episodes: int, notes: list[str]) -> dict:
-    """Reads eval.csv; evaluations that lack episodes are left out and said."""
+    """Reads eval.csv; evaluations that lack episodes are left out and said.
+
+    A resumption may have raised eval.episodes, `episodes` by now: earlier evaluations,
+    several with one lower count, lack nothing.
+    """
     path = folder / EPISODES_FILE
     if not path.is_file():
         notes.append(f"{name} has no {EPISODES_FILE}: nothing is evaluated yet")
@@ -219,13 +224,28 @@ def _evaluations(folder: Path, name: str, episodes: int, notes: list[str]) -> di
         found = _read_episodes(path, name, notes)
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{name}: its {EPISODES_FILE} is damaged: {error}") from error
+    counts = Counter(
+        len(own) for by_steps in found.values() for own in by_steps.values()
+    )
+    earlier: dict[int, list[str]] = {}
     for policy, by_steps in found.items():
-        for steps in [s for s, own in by_steps.items() if len(own) < episodes]:
+        for steps, own in list(by_steps.items()):
+            count = len(own)
+            if count >= episodes:
+                continue
+            if counts[count] > 1:  # what was cut off ends anywhere, and once
+                earlier.setdefault(count, []).append(f"{policy} at {steps:,}")
+                continue
             notes.append(
                 f"{name}: left out {policy} at {steps:,} control steps, which has "
-                f"{len(by_steps[steps])} of {episodes} episodes"
+                f"{count} of {episodes} episodes"
             )
             del by_steps[steps]
+    for count, places in sorted(earlier.items()):
+        notes.append(
+            f"{name}: {len(places)} evaluations have {count} episodes, as many as "
+            f"eval.episodes said before it became {episodes}: {', '.join(places)}"
+        )
     return {policy: by_steps for policy, by_steps in found.items() if by_steps}
 
 

@@ -142,6 +142,28 @@ def test_says_what_is_missing(tmp_path, monkeypatch):
     assert any("no TensorBoard curves" in note for note in notes)
 
 
+def test_evaluations_before_more_episodes_were_asked_for(tmp_path, monkeypatch):
+    """Ten episodes, then twelve since a resumption; the last was cut off at seven."""
+    folder = make_run(tmp_path / "run", monkeypatch, evaluations=((1000, 5),))
+    path = folder / CONFIG_FILE
+    config = json.loads(path.read_text())
+    config["eval"]["episodes"] = 12
+    path.write_text(json.dumps(config))
+    with open(folder / EPISODES_FILE, "a") as file:
+        for steps, count in ((1500, 12), (2000, 7)):
+            for seed in range(100, 100 + count):
+                file.write(f"{steps},dynvgd/tanh_randn,{seed},1,1,-3.0,300\n")
+    run, notes = only(folder)
+    assert {s: len(own) for s, own in run.steered.items()} == {1000: 10, 1500: 12}
+    assert set(run.bases) == {"base/randn", "base/tanh_randn"}
+    assert notes[:2] == [
+        "run: left out dynvgd/tanh_randn at 2,000 control steps, which has 7 of 12 "
+        "episodes",
+        "run: 3 evaluations have 10 episodes, as many as eval.episodes said before it "
+        "became 12: base/tanh_randn at 0, base/randn at 0, dynvgd/tanh_randn at 1,000",
+    ]
+
+
 def test_runs_of_another_version_are_a_line_each(tmp_path, monkeypatch):
     for name in ("good", "older", "fields", "columns", "job"):
         make_run(tmp_path / name, monkeypatch)
