@@ -10,13 +10,13 @@ from rich.table import Table as TerminalTable
 from dynvgd_jax.report import figures, files, scalars, tables
 from dynvgd_jax.report.grouping import Panel, group
 from dynvgd_jax.report.page import Part, Picture, Section, cell_text, render, summary_of
-from dynvgd_jax.report.reading import find_runs
+from dynvgd_jax.report.reading import Run, find_runs
 from dynvgd_jax.report.scalars import Quantity
 from dynvgd_jax.report.tables import Table
 from dynvgd_jax.runs.report import print_table
 
 _BAND = (
-    "the band is the 95 % bootstrap interval over seeds (bars, one seed: over "
+    "the band is the 95 % interval over seeds (bars, one seed: over "
     "episodes), thin lines are the seeds"
 )
 _COURSES = "Mean over seeds, shaded from the least to the greatest."
@@ -27,7 +27,8 @@ def build_report(paths: Sequence[Path], output: Path) -> list[str]:
 
     Args:
       paths: run folders, or folders that hold some.
-      output: new or empty folder, or that of an earlier report, which is replaced.
+      output: new or empty folder, or that of an earlier report, which is replaced
+        once the new one is complete.
 
     Raises:
       UserError: a path holds no run, no run can be read, or `output` is taken.
@@ -35,11 +36,19 @@ def build_report(paths: Sequence[Path], output: Path) -> list[str]:
     found = find_runs(paths)
     panels, unequal = group(found.runs)
     notes = [*found.notes, *unequal]
-    files.prepare(output)
-    with figures.style():
-        parts = [_part(panel, output) for panel in panels]
+    with files.new_report(output) as folder:
+        parts = _write(folder, found.runs, panels, notes)
     for part in parts:
         _print(part)
+    return notes
+
+
+def _write(
+    output: Path, runs: Sequence[Run], panels: Sequence[Panel], notes: Sequence[str]
+) -> list[Part]:
+    """Fills the folder `output` and returns what the page has on each task."""
+    with figures.style():
+        parts = [_part(panel, output) for panel in panels]
     over_tasks = tables.over_tasks(panels)
     whole = {
         "runs": tables.runs_table(panels),
@@ -47,7 +56,7 @@ def build_report(paths: Sequence[Path], output: Path) -> list[str]:
         "evaluations": tables.evaluations(panels),
         "differences": tables.differences(panels),
         "commands": tables.commands_table(panels),
-        "versions": tables.versions_table(found.runs),
+        "versions": tables.versions_table(runs),
     }
     own = (tables.steps_to(panels), scalars.scalars_table(panels), over_tasks)
     written = [
@@ -60,12 +69,12 @@ def build_report(paths: Sequence[Path], output: Path) -> list[str]:
         written.append(files.write_table(output, same))
     same = [(p.title, scalars.correlation_table(p)) for p in panels]
     written.append(files.write_table(output, same))
-    finished = sum(run.is_finished for run in found.runs)
+    finished = sum(run.is_finished for run in runs)
     settings = sum(len(panel.settings) for panel in panels)
     titles = [panel.title for panel in panels]
     page = render(
         title=f"Report of runs: {'; '.join(titles)}",
-        summary=summary_of(len(found.runs), finished, settings, titles),
+        summary=summary_of(len(runs), finished, settings, titles),
         notes=notes,
         parts=parts,
         over_tasks=over_tasks,
@@ -73,7 +82,7 @@ def build_report(paths: Sequence[Path], output: Path) -> list[str]:
         **whole,
     )
     (output / files.PAGE).write_text(page, encoding="utf-8")
-    return notes
+    return parts
 
 
 def _part(panel: Panel, output: Path) -> Part:
@@ -86,12 +95,20 @@ def _part(panel: Panel, output: Path) -> Part:
         ):
             figure = figures.success_figure(panel, by_minutes=by_minutes)
             success.append(keep(name, caption, figure, caption))
-    caption = "Interquartile mean over seeds with its 95 % bootstrap interval."
-    success.append(keep("iqm", caption, figures.aggregate_figure(panel), caption))
-    figure = figures.improvement_figure(panel)
-    if figure is not None:
-        caption = "Probability that the first setting improves on the others."
-        success.append(keep("improvement", caption, figure, caption))
+    for name, figure, caption in (
+        (
+            "iqm",
+            figures.aggregate_figure(panel),
+            "Interquartile mean over seeds with its 95 % interval.",
+        ),
+        (
+            "improvement",
+            figures.improvement_figure(panel),
+            "Probability that the first setting improves on the others.",
+        ),
+    ):
+        if figure is not None:
+            success.append(keep(name, caption, figure, caption))
     return Part(
         panel.title,
         success,

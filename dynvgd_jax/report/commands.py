@@ -1,4 +1,4 @@
-"""The command that makes a run again, from its configuration."""
+"""The command of a run: as it was typed, or worked out from its configuration."""
 
 import functools
 import shlex
@@ -16,11 +16,14 @@ PRESETS = ("", "quick", "hour", "published_quick")
 
 
 def command_of(run: Run) -> str:
-    """Returns a command line of `launch.py` that has the run's configuration.
+    """Returns the command line of `launch.py` that made the run.
 
-    A run does not keep what was typed. The file and preset of this program that differ
-    in the fewest fields are named, and each field that differs is given.
+    It is the one that the run keeps. Where it keeps none, or another program trained
+    it, the file and preset of this program that differ in the fewest fields are named,
+    and each field that differs is given.
     """
+    if is_kept(run):
+        return f"python {run.command}"
     name, fields = min(
         _known(), key=lambda known: (len(_changes(run, known[1])), known[0])
     )
@@ -28,6 +31,11 @@ def command_of(run: Run) -> str:
     changed = _changes(run, fields)
     words += [f"--config.{f}={_typed(run.config[f])}" for f in changed]
     return shlex.join([*words, f"--workdir={run.folder}"])
+
+
+def is_kept(run: Run) -> bool:
+    """Whether the run keeps a command of `launch.py`."""
+    return run.command.split(" ", 1)[0] == "launch.py"
 
 
 def _changes(run: Run, fields: dict[str, Any]) -> list[str]:

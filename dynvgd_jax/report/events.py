@@ -40,11 +40,29 @@ def read_curves(folder: Path) -> dict[str, Curve]:
             newest = event.wall_time
             minutes = (before_s + newest - start) / 60
             for value in event.summary.value:
+                if value.WhichOneof("value") != "simple_value":
+                    continue  # texts, bins
                 own = points.setdefault(value.tag, {})
                 own[event.step] = (minutes, value.simple_value)
         if start is not None:
             before_s += newest - start
     return {tag: _curve(own) for tag, own in sorted(points.items())}
+
+
+def read_command(folder: Path) -> str:
+    """Returns the command that began the run in `folder`, "" where it has none.
+
+    It stands at the beginning of the first file (`runs.tensorboard.opening`).
+    """
+    for path in event_files(folder)[:1]:
+        for event in LegacyEventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.tag.startswith("run/command"):
+                    text = b"".join(value.tensor.string_val).decode("utf-8", "replace")
+                    return text.strip("`\n")
+                if value.WhichOneof("value") == "simple_value":
+                    return ""  # of a version that wrote none: no need to read on
+    return ""
 
 
 def _curve(points: dict[int, tuple[float, float]]) -> Curve:

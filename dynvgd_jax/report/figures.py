@@ -59,8 +59,8 @@ def style():
 def success_figure(panel: Panel, *, by_minutes: bool) -> Figure:
     """Success of each setting against control steps or minutes.
 
-    The band of several seeds is the 95 % bootstrap interval of their mean; that of a
-    single seed is drawn as bars, the Wilson interval over episodes. Thin lines are the
+    The band of several seeds is the 95 % interval of their mean; that of a single seed
+    is drawn as bars, the Wilson interval over episodes. Thin lines are the
     seeds. The base policy is level: nothing of it is trained.
     """
     figure, axis = _new()
@@ -103,9 +103,11 @@ def _draw_success(axis: Axes, setting: Setting, i: int, by_minutes: bool) -> Non
         axis.plot(places(run, list(own)), rates, color=colour(i), lw=0.6, alpha=0.6)
 
 
-def aggregate_figure(panel: Panel) -> Figure:
-    """Interquartile means of what is compared, with their intervals."""
+def aggregate_figure(panel: Panel) -> Figure | None:
+    """Interquartile means of what is compared; None before the first evaluation."""
     every = scores(panel)
+    if not every:
+        return None
     found = [statistics.interquartile_mean([score.rates]) for score in every]
     figure, axis = _new(0.9 + 0.32 * len(every))
     _draw_estimates(axis, [s.label for s in every], found, _colours_of(panel, every))
@@ -115,9 +117,14 @@ def aggregate_figure(panel: Panel) -> Figure:
 
 
 def improvement_figure(panel: Panel) -> Figure | None:
-    """Probability that the first setting improves on each other; None for one."""
+    """Probability that the first setting improves on each other.
+
+    None where nothing trained is evaluated yet, or nothing else is.
+    """
+    if not panel.trained:
+        return None
     first, *rest = scores(panel)
-    if not panel.trained or not rest:
+    if not rest:
         return None
     found = [
         statistics.probability_of_improvement([first.rates], [other.rates])

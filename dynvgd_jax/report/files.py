@@ -3,7 +3,9 @@
 import csv
 import io
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +15,93 @@ from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.report.page import Picture, inline
 from dynvgd_jax.report.statistics import Estimate
 from dynvgd_jax.report.tables import Table
+from dynvgd_jax.runs.durable import new_folder, remove
 
 PAGE, FIGURES = "index.html", "figures"
-_OWN = {PAGE, FIGURES}
+# The page's first lines say by this that it is a report's.
+MARK = '<meta name="generator" content="dynvgd_jax.report">'
+_MARK_WITHIN = 1000  # characters
+# What a report consists of, beside its page; nothing else is ever deleted.
+TABLES = ("commands", "comparison", "differences", "evaluations", "fields")
+TABLES += ("improvement", "over_tasks", "runs", "scalars", "steps_to", "td_lambda")
+TABLES += ("versions",)
+_FIGURE = re.compile(r"\w+_ddim\d+_\w+\.(png|svg)")
 
 
-def prepare(folder: Path) -> None:
-    """Makes the folder; of an earlier report there the figures and numbers are removed.
+@contextmanager
+def new_report(folder: Path) -> Iterator[Path]:
+    """Gives a hidden neighbour of `folder` to fill, which replaces it at the end.
+
+    An earlier report there stays until the new one is complete.
 
     Raises:
-      UserError: it holds something else.
+      UserError: the folder holds something else, or cannot be written.
     """
+    _refuse_others(folder)
+    place = folder.resolve()  # a link leads to the same place afterwards
+    fresh = place.with_name(f".{place.name}.new")
+    try:
+        remove(fresh)  # of a process that died in the exchange
+        with new_folder(fresh) as partial:
+            (partial / FIGURES).mkdir()
+            yield partial
+            _refuse_others(folder)  # figures take their time
+        _exchange(fresh, place)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--output: cannot write {folder}: {reason}") from error
+
+
+def _exchange(fresh: Path, place: Path) -> None:
+    """Puts the folder `fresh` at `place`; what is there goes once that is done."""
+    old = place.with_name(f".{place.name}.old")
+    if place.exists():
+        remove(old)
+        place.rename(old)
+    try:
+        fresh.rename(place)
+    except OSError:
+        if old.exists():
+            old.rename(place)
+        raise
+    remove(old)
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raises UserError where `folder` holds anything but an earlier report."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output: {folder} is a file, expected a folder")
-    if folder.is_dir():
-        names = {p.name for p in folder.iterdir() if p.suffix != ".csv"}
-        if any(folder.iterdir()) and (PAGE not in names or names - _OWN):
-            raise UserError(
-                f"--output: {folder} holds other files; give a new folder, or that of "
-                "an earlier report"
-            )
-        for old in (*folder.glob("*.csv"), *(folder / FIGURES).glob("*.[ps][nv]g")):
-            old.unlink()
-    (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        return
+    others = _others(folder)
+    if others:
+        raise UserError(
+            f"--output: {folder} holds other files, such as {others[0]}; give a new "
+            "folder, or that of an earlier report"
+        )
+
+
+def _others(folder: Path) -> list[str]:
+    """What lies in the folder and is of no report, by its path within."""
+    names = {path.name for path in folder.iterdir()}
+    if names and not _is_report(folder / PAGE):
+        return sorted(names)
+    own = {PAGE, *(f"{name}.csv" for name in TABLES)}
+    figures = folder / FIGURES
+    if figures.is_dir() and not figures.is_symlink():
+        inside = sorted(path.name for path in figures.iterdir())
+        drawn = [f"{FIGURES}/{n}" for n in inside if not _FIGURE.fullmatch(n)]
+        own.add(FIGURES)
+    else:
+        drawn = []
+    return [*sorted(names - own), *drawn]
+
+
+def _is_report(page: Path) -> bool:
+    if not page.is_file():
+        return False
+    with open(page, encoding="utf-8", errors="replace") as file:
+        return MARK in file.read(_MARK_WITHIN)
 
 
 def save_figure(

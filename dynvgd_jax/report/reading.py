@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +11,9 @@ from dynvgd_jax import __version__
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import field_names, get_field
 from dynvgd_jax.core.untrusted import load_json
-from dynvgd_jax.report.events import Curve, read_curves
-from dynvgd_jax.runs.metrics import EPISODE_COLUMNS, EPISODES_FILE
+from dynvgd_jax.report.events import Curve, read_command, read_curves
+from dynvgd_jax.runs.lock import LOCK_FILE
+from dynvgd_jax.runs.metrics import EPISODE_COLUMNS, EPISODES_FILE, event_files
 from dynvgd_jax.runs.settings import CONFIG_FILE, VERSIONS_FILE, read_config
 
 # Without these a run cannot be placed beside others.
@@ -19,6 +21,7 @@ NEEDED_FIELDS = ("task", "method", "seed", "ddim_steps", "acting_noise", "base_p
 NEEDED_FIELDS += ("total_env_steps", "eval.seed", "eval.episodes", "eval.noises")
 # What lies in a run's folder and is no run.
 _INSIDE_A_RUN = {"checkpoints", "resume", "replay", "policy", "audit"}
+_INSIDE_A_RUN |= {"evaluations"}
 _BASE = "base/"  # evaluations of the unguided policy
 
 
@@ -40,6 +43,7 @@ class Run(NamedTuple):
     # policy and start noise -> control steps -> seed of the episode -> its outcome
     evaluations: dict[str, dict[int, dict[int, Episode]]]
     curves: dict[str, Curve]  # TensorBoard
+    command: str  # that began it, "" where it is not kept
 
     @property
     def steered(self) -> dict[int, dict[int, Episode]]:
@@ -131,7 +135,8 @@ def _run_folders(path: Path) -> Iterable[Path]:
     for place, inside, files in os.walk(path):
         if CONFIG_FILE in files:
             yield Path(place)
-        inside[:] = sorted(set(inside) - _INSIDE_A_RUN)
+            inside[:] = set(inside) - _INSIDE_A_RUN
+        inside.sort()
 
 
 def _name(folder: Path, path: Path) -> str:
@@ -144,6 +149,12 @@ def _read_run(folder: Path, name: str, notes: list[str]) -> Run | None:
     config = read_config(folder)
     if config.get("job") != "train":
         notes.append(f"left out: {name} is no training run (job {config.get('job')!r})")
+        return None
+    if _is_evaluation(folder):
+        notes.append(
+            f"left out: {name} is an evaluation by itself, no training run: it has "
+            "neither TensorBoard files nor checkpoints"
+        )
         return None
     fields = {field: get_field(config, field) for field in field_names(config)}
     lacking = [field for field in NEEDED_FIELDS if field not in fields]
@@ -161,6 +172,7 @@ def _read_run(folder: Path, name: str, notes: list[str]) -> Run | None:
         versions,
         evaluations,
         read_curves(folder),
+        read_command(folder),
     )
     if not run.curves:
         notes.append(f"{name} has no TensorBoard curves: no minutes, λ, w, Q of it")
@@ -170,6 +182,17 @@ def _read_run(folder: Path, name: str, notes: list[str]) -> Run | None:
             f"{name} is unfinished: {run.control_steps:,} of {total:,} control steps"
         )
     return run
+
+
+def _is_evaluation(folder: Path) -> bool:
+    """Whether `dynvgd_jax.evaluate` wrote it, with the configuration of its subject.
+
+    Whatever trains makes a lock and an event file before all else.
+    """
+    of_training = (folder / LOCK_FILE, folder / "checkpoints", *event_files(folder))
+    return (folder / EPISODES_FILE).is_file() and not any(
+        path.exists() for path in of_training
+    )
 
 
 def _versions(folder: Path, name: str, notes: list[str]) -> dict[str, str]:
@@ -188,11 +211,46 @@ def _versions(folder: Path, name: str, notes: list[str]) -> dict[str, str]:
 
 
 def _evaluations(folder: Path, name: str, episodes: int, notes: list[str]) -> dict:
-    """Reads eval.csv; evaluations that lack episodes are left out and said."""
+    """Reads eval.csv; evaluations that lack episodes are left out and said.
+
+    A resumption may have raised eval.episodes, `episodes` by now: earlier evaluations,
+    several with one lower count, lack nothing.
+    """
     path = folder / EPISODES_FILE
     if not path.is_file():
         notes.append(f"{name} has no {EPISODES_FILE}: nothing is evaluated yet")
         return {}
+    try:
+        found = _read_episodes(path, name, notes)
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{name}: its {EPISODES_FILE} is damaged: {error}") from error
+    counts = Counter(
+        len(own) for by_steps in found.values() for own in by_steps.values()
+    )
+    earlier: dict[int, list[str]] = {}
+    for policy, by_steps in found.items():
+        for steps, own in list(by_steps.items()):
+            count = len(own)
+            if count >= episodes:
+                continue
+            if counts[count] > 1:  # what was cut off ends anywhere, and once
+                earlier.setdefault(count, []).append(f"{policy} at {steps:,}")
+                continue
+            notes.append(
+                f"{name}: left out {policy} at {steps:,} control steps, which has "
+                f"{count} of {episodes} episodes"
+            )
+            del by_steps[steps]
+    for count, places in sorted(earlier.items()):
+        notes.append(
+            f"{name}: {len(places)} evaluations have {count} episodes, as many as "
+            f"eval.episodes said before it became {episodes}: {', '.join(places)}"
+        )
+    return {policy: by_steps for policy, by_steps in found.items() if by_steps}
+
+
+def _read_episodes(path: Path, name: str, notes: list[str]) -> dict:
+    """Policy -> control steps -> seed -> its episode, of every row of eval.csv."""
     found: dict[str, dict[int, dict[int, Episode]]] = {}
     with open(path, newline="", encoding="utf-8") as file:
         rows = csv.reader(file)
@@ -211,11 +269,4 @@ def _evaluations(folder: Path, name: str, episodes: int, notes: list[str]) -> di
                 by_steps.setdefault(int(steps), {})[int(seed)] = episode
             except ValueError:  # a run that is being written, or was cut off
                 notes.append(f"{name}: {EPISODES_FILE} line {number} is incomplete")
-    for policy, by_steps in found.items():
-        for steps in [s for s, own in by_steps.items() if len(own) < episodes]:
-            notes.append(
-                f"{name}: left out {policy} at {steps:,} control steps, which has "
-                f"{len(by_steps[steps])} of {episodes} episodes"
-            )
-            del by_steps[steps]
-    return {policy: by_steps for policy, by_steps in found.items() if by_steps}
+    return found

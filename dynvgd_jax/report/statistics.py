@@ -4,8 +4,19 @@ Interquartile mean, probability of improvement and the stratified bootstrap are 
 Agarwal et al. 2021 ("Deep reinforcement learning at the edge of the statistical
 precipice"). Their library `rliable` is not used: its release 1.2.0 does not import with
 the newest versions of what it needs, and its bootstrap ignores the seed it is given.
-All intervals are 95 % percentile bootstrap intervals of 10,000 resamples, each drawn
-from the same seed.
+All intervals are 95 %, and those that are drawn are drawn from one seed:
+
+  success of one run        Wilson's, over episodes
+  means and differences     over runs, Student's t (of a difference Welch's) of fewer
+                            than 5 runs, else percentile bootstrap, 10,000 resamples
+  interquartile means,      percentile bootstrap, 10,000 resamples; of up to three runs
+  improvement               of one task the interquartile mean is their mean
+  differences on equal      BCa bootstrap over episodes, 9,999 resamples
+  episodes
+  correlation in one run    moving blocks, 1,000 resamples
+
+The bootstrap of n runs has no mean beyond the least and the greatest run: of 2 to 4
+runs its interval holds the true mean far less often than 95 % say.
 """
 
 import math
@@ -15,9 +26,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from dynvgd_jax.runs.report import episodes_interval, wilson
+from dynvgd_jax.runs.report import episodes_interval, t_interval, wilson
 
 RESAMPLES = 10_000
+_FEW = 5  # fewer runs have the interval of Student's t
 _ENDS = (2.5, 97.5)
 
 
@@ -42,21 +54,29 @@ def success_of_run(outcomes: Sequence[int]) -> Estimate:
 
 
 def mean_over_runs(values: Sequence[float]) -> Estimate:
-    """Returns the mean with its bootstrap interval over runs; one run has none."""
+    """Returns the mean of rates in [0, 1] with its interval over runs.
+
+    It is that of Student's t for 2 to 4 runs, the bootstrap's for more, none for one.
+    """
     values = np.asarray(values, float)
+    if 1 < len(values) < _FEW:
+        return Estimate(float(values.mean()), *map(float, t_interval(values.tolist())))
     return _estimate(lambda drawn: drawn.mean(-1), [values])
 
 
 def interquartile_mean(tasks: Sequence[Sequence[float]]) -> Estimate:
     """Returns the mean without the lowest and highest quarter of all tasks' runs.
 
-    A quarter is rounded down, so that up to three scores give their plain mean. The
-    bootstrap draws runs within each task; a single run in all of them has no interval.
+    A quarter is rounded down, so that up to three scores give their plain mean, and of
+    one task the interval of `mean_over_runs`. Else the bootstrap draws runs within each
+    task; a single run in all of them has no interval.
 
     Args:
       tasks: scores of the runs of each task; of equally many runs it is rliable's IQM.
     """
     tasks = [np.asarray(task, float) for task in tasks]
+    if len(tasks) == 1 and len(tasks[0]) < 4:  # nothing is dropped
+        return mean_over_runs(tasks[0])
     return _estimate(
         lambda *drawn: stats.trim_mean(np.concatenate(drawn, -1), 0.25, axis=-1), tasks
     )
@@ -93,12 +113,34 @@ def probability_of_improvement(
     return _estimate(mean, [np.asarray(scores, float) for scores in both])
 
 
-def difference_over_runs(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
-    """Returns the difference of two means, with its interval over the runs of both."""
-    return _estimate(
-        lambda x, y: x.mean(-1) - y.mean(-1),
-        [np.asarray(ours, float), np.asarray(theirs, float)],
-    )
+def difference_over_runs(
+    ours: Sequence[float], theirs: Sequence[float], *, theirs_trained: bool = True
+) -> Estimate:
+    """Returns the difference of two mean rates, with its interval over runs.
+
+    A side with one trained run says nothing of its spread: there is no interval. With
+    fewer than 5 on a side it is Welch's (1947) t interval within [-1, 1], else the
+    bootstrap's, which draws the runs of each side.
+
+    Args:
+      ours: success of each run.
+      theirs: likewise; of the base policy its one success.
+      theirs_trained: False for the base policy, of which nothing is trained: the
+        interval is over our runs alone.
+    """
+    ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
+    value = float(ours.mean() - theirs.mean())
+    if not theirs_trained:
+        own = mean_over_runs(ours)
+        return Estimate(value, *(end - float(theirs.mean()) for end in own[1:]))
+    if min(len(ours), len(theirs)) == 1:
+        return Estimate(value)
+    if min(len(ours), len(theirs)) >= _FEW:
+        return _estimate(lambda x, y: x.mean(-1) - y.mean(-1), [ours, theirs])
+    if np.ptp(ours) == 0 == np.ptp(theirs):  # which has no degrees of freedom
+        return Estimate(value, value, value)
+    found = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    return Estimate(value, max(-1.0, float(found.low)), min(1.0, float(found.high)))
 
 
 def difference_over_episodes(
@@ -132,7 +174,8 @@ def first_reach(points: Mapping[int, float], threshold: float) -> int | None:
 def rank_correlation(series: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
     """Returns Spearman's correlation of two series of each run, the mean over runs.
 
-    Several runs have the bootstrap interval over runs. Neighbouring points of one run
+    Several runs have the interval of `mean_over_runs`, of a correlation in [-1, 1] put
+    into [0, 1] and back. Neighbouring points of one run
     are alike, so that its own interval is that of the moving-block bootstrap (Kuensch
     1989) with blocks of the square root of the number of points.
 
@@ -147,7 +190,8 @@ def rank_correlation(series: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimat
         return Estimate(math.nan)
     each = [_spearman(x, y) for x, y in usable]
     if len(each) > 1:
-        return mean_over_runs(each)
+        found = mean_over_runs([(1 + r) / 2 for r in each])
+        return Estimate(*(2 * x - 1 for x in found))
     return Estimate(each[0], *_block_interval(*usable[0]))
 
 

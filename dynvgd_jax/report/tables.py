@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dynvgd_jax.report import statistics
-from dynvgd_jax.report.commands import command_of
+from dynvgd_jax.report.commands import command_of, is_kept
 from dynvgd_jax.report.grouping import Panel, Setting, differing, rate, value_text
 from dynvgd_jax.report.reading import Run
 from dynvgd_jax.report.statistics import Estimate
@@ -77,9 +77,9 @@ def evaluations(panels: Sequence[Panel]) -> Table:
     headings = ("task", "setting", "control steps", "minutes", "success", "interval")
     headings += ("of each seed", "success at any step", "return")
     note = (
-        "Success of a whole chunk, the mean over seeds with its 95 % bootstrap "
-        "interval over seeds; of one seed, and of the base policy, with the Wilson "
-        "interval over episodes."
+        "Success of a whole chunk, the mean over seeds with its 95 % interval over "
+        "seeds (t of fewer than 5, else bootstrap); of one seed, and of the base "
+        "policy, with the Wilson interval over episodes."
     )
     return Table("evaluations", "All evaluations", headings, rows, note)
 
@@ -181,15 +181,19 @@ def improvement(panel: Panel) -> Table:
                         ours.by_episode, theirs.by_episode
                     ),
                     len(ours.by_episode.keys() & theirs.by_episode.keys()),
-                    statistics.difference_over_runs(ours.rates, theirs.rates),
+                    statistics.difference_over_runs(
+                        ours.rates,
+                        theirs.rates,
+                        theirs_trained=not theirs.label.startswith("base/"),
+                    ),
                 )
             )
     headings = ("X", "Y", "P(X > Y)", "X - Y, over episodes", "equal episodes")
     headings += ("X - Y, over seeds",)
     note = (
         "P(X > Y): how probably a seed of X scores higher than one of Y, ties half. "
-        "Differences of success, with 95 % bootstrap intervals: over the episodes that "
-        "both played, seeds as they are; and over seeds, each drawn on its own side. "
+        "Differences of success, with 95 % intervals: over the episodes that both "
+        "played, seeds as they are; and over seeds, none where a trained side has one. "
         "An effect that only the first shows may be one of these seeds."
     )
     note = note if rows else ""
@@ -302,15 +306,23 @@ def versions_table(runs: Sequence[Run]) -> Table:
 def commands_table(panels: Sequence[Panel]) -> Table:
     """The command of every run."""
     rows = [
-        (panel.title, setting.label, run.config["seed"], run.name, command_of(run))
+        (
+            panel.title,
+            setting.label,
+            run.config["seed"],
+            run.name,
+            command_of(run),
+            "as typed" if is_kept(run) else "worked out",
+        )
         for panel in panels
         for setting in panel.settings
         for run in setting.runs
     ]
-    headings = ("task", "setting", "seed", "run", "command")
+    headings = ("task", "setting", "seed", "run", "command", "source")
     note = (
-        "Each has the run's configuration in this version of the program; a run does "
-        "not keep the command that was typed. With another --workdir it makes the run "
-        "again."
+        "As typed when the run began (of several seeds in one run, for all of them; "
+        "what a resumption changed is in config.json), or, where the run keeps no "
+        "command of launch.py, worked out: the same configuration in this version of "
+        "the program. With another --workdir it makes the run again."
     )
     return Table("commands", "Commands", headings, rows, note)

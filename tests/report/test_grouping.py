@@ -1,6 +1,7 @@
 """Which runs are compared, under which names, and what spoils the comparison."""
 
 import json
+import math
 import shlex
 
 import pytest
@@ -9,9 +10,11 @@ from absl import flags
 from dynvgd_jax.core import overrides
 from dynvgd_jax.core.fields import field_names, get_field
 from dynvgd_jax.report.commands import command_of
+from dynvgd_jax.report.events import read_command
 from dynvgd_jax.report.grouping import group
 from dynvgd_jax.report.reading import find_runs
-from dynvgd_jax.report.tables import comparison, improvement, over_tasks
+from dynvgd_jax.report.tables import commands_table, comparison, improvement, over_tasks
+from dynvgd_jax.runs.metrics import event_files
 from dynvgd_jax.runs.settings import VERSIONS_FILE
 from tests.report.made_runs import make_run
 
@@ -112,7 +115,7 @@ def test_comparison_by_hand(make, tmp_path):
     (panel,), _ = grouped(tmp_path)
     ours, other, *bases = comparison(panel).rows
     assert ours[:3] == ("dynvgd", 2, 2000)
-    assert ours[3] == pytest.approx((0.7, 0.6, 0.8)) == ours[4]
+    assert ours[3] == pytest.approx((0.7, 0.0, 1.0)) == ours[4]  # t(1)
     assert ours[5:] == ("2,000 (2 of 2)", "never (1 of 2)", "never (0 of 2)")
     assert other[3].value == 0.4 and 0.1 < other[3].low < 0.2  # Wilson
     assert [(row[0], row[3].value, row[5:]) for row in bases] == [
@@ -126,7 +129,9 @@ def test_comparison_by_hand(make, tmp_path):
     # Seeds win 8 and 6 of the first episodes, vgd the first and the last two:
     # 0, 0, 1, 1, 1, 1, 0.5, 0.5, -1, -1.
     assert episodes.value == pytest.approx(0.3) and episodes.low < 0 < episodes.high
-    assert seeds == pytest.approx((0.3, 0.2, 0.4))
+    assert seeds.value == pytest.approx(0.3) and math.isnan(seeds.low)  # vgd has one
+    # The base policy is no seed: 0.7 in [0, 1], less 0.6.
+    assert pairs["dynvgd", "base/tanh_randn"][3] == pytest.approx((0.1, -0.6, 0.4))
     # One seed reaches the base policy's 0.6, the other is above it.
     assert pairs["dynvgd", "base/tanh_randn"][0].value == 0.75
 
@@ -154,6 +159,28 @@ def test_the_command_names_the_nearest_configuration(make, tmp_path):
         "python launch.py --config=configs/can_ddim4.py --config.eval.episodes=10 "
         f"--config.first_rollout_env_steps=0 --config.seed=3 --workdir={run.folder}"
     )
+
+
+def test_the_command_as_it_was_typed(make, tmp_path, monkeypatch):
+    typed = ["launch.py", "--config=configs/can_ddim8.py:quick", "--workdir=a b"]
+    monkeypatch.setattr("sys.argv", ["/some/where/" + typed[0], *typed[1:]])
+    make("a", evaluations=())
+    monkeypatch.setattr("sys.argv", ["/some/where/study.py", "--fast"])
+    make("b", seed=1, evaluations=())
+    found = find_runs([tmp_path / "runs"]).runs
+    assert command_of(found[0]) == f"python {shlex.join(typed)}"
+    assert found[1].command == "study.py --fast"
+    assert command_of(found[1]).startswith("python launch.py --config=configs/can_d")
+    (panel,), _ = group(found)
+    assert [r[-1] for r in commands_table([panel]).rows] == ["as typed", "worked out"]
+    # Texts are no curves.
+    assert set(found[0].curves) == {
+        "eval_base/randn/success_rate",
+        "eval_base/tanh_randn/success_rate",
+    }
+    for path in event_files(found[0].folder):
+        path.unlink()
+    assert read_command(found[0].folder) == ""
 
 
 def test_the_command_makes_the_same_configuration(make, tmp_path):

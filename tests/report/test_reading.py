@@ -100,6 +100,25 @@ def test_finds_runs_at_any_depth_once(tmp_path, monkeypatch):
     ]
 
 
+def test_evaluations_by_themselves_are_no_runs(tmp_path, monkeypatch):
+    """As `dynvgd_jax.evaluate` leaves them: inside their run, or beside the others."""
+    run = make_run(tmp_path / "runs/a", monkeypatch)
+    inner, beside = run / "evaluations/2000-seed1", tmp_path / "runs/evaluation-p-seed1"
+    for folder in (inner, beside):
+        folder.mkdir(parents=True)
+        for name in (CONFIG_FILE, VERSIONS_FILE, EPISODES_FILE):
+            shutil.copy(run / name, folder)
+    found = find_runs([tmp_path / "runs"])
+    assert [own.name for own in found.runs] == ["runs/a"]
+    (note,) = found.notes
+    assert note.startswith("left out: runs/evaluation-p-seed1 is an evaluation by")
+    with pytest.raises(UserError, match="2000-seed1 is an evaluation by itself"):
+        find_runs([inner])
+    # A folder of runs may have that name.
+    make_run(tmp_path / "evaluations/b", monkeypatch)
+    assert len(find_runs([tmp_path]).runs) == 2
+
+
 def test_says_what_is_missing(tmp_path, monkeypatch):
     folder = make_run(tmp_path / "run", monkeypatch, evaluations=((1000, 5),))
     (folder / VERSIONS_FILE).unlink()
@@ -121,6 +140,28 @@ def test_says_what_is_missing(tmp_path, monkeypatch):
     assert run.evaluations == {} and run.control_steps == 0 and run.minutes == 0
     assert any("nothing is evaluated yet" in note for note in notes)
     assert any("no TensorBoard curves" in note for note in notes)
+
+
+def test_evaluations_before_more_episodes_were_asked_for(tmp_path, monkeypatch):
+    """Ten episodes, then twelve since a resumption; the last was cut off at seven."""
+    folder = make_run(tmp_path / "run", monkeypatch, evaluations=((1000, 5),))
+    path = folder / CONFIG_FILE
+    config = json.loads(path.read_text())
+    config["eval"]["episodes"] = 12
+    path.write_text(json.dumps(config))
+    with open(folder / EPISODES_FILE, "a") as file:
+        for steps, count in ((1500, 12), (2000, 7)):
+            for seed in range(100, 100 + count):
+                file.write(f"{steps},dynvgd/tanh_randn,{seed},1,1,-3.0,300\n")
+    run, notes = only(folder)
+    assert {s: len(own) for s, own in run.steered.items()} == {1000: 10, 1500: 12}
+    assert set(run.bases) == {"base/randn", "base/tanh_randn"}
+    assert notes[:2] == [
+        "run: left out dynvgd/tanh_randn at 2,000 control steps, which has 7 of 12 "
+        "episodes",
+        "run: 3 evaluations have 10 episodes, as many as eval.episodes said before it "
+        "became 12: base/tanh_randn at 0, base/randn at 0, dynvgd/tanh_randn at 1,000",
+    ]
 
 
 def test_runs_of_another_version_are_a_line_each(tmp_path, monkeypatch):
@@ -154,6 +195,27 @@ def test_runs_of_another_version_are_a_line_each(tmp_path, monkeypatch):
     assert len(found.notes) == 4
     with pytest.raises(UserError, match=r"columns is a run of another version"):
         find_runs([tmp_path / "columns"])
+
+
+@pytest.mark.parametrize("end", [b"\xff\xfe", b"2000,x" + b"7" * 200_000])
+def test_damaged_episodes_are_a_line(tmp_path, monkeypatch, end):
+    """Neither text nor, for the second, anything that the CSV reader takes."""
+    make_run(tmp_path / "good", monkeypatch)
+    path = make_run(tmp_path / "bad", monkeypatch, seed=1) / EPISODES_FILE
+    path.write_bytes(path.read_bytes() + end)
+    found = find_runs([tmp_path])
+    assert [run.folder.name for run in found.runs] == ["good"]
+    (note,) = found.notes
+    assert f"left out: {tmp_path.name}/bad: its eval.csv is damaged: " in note
+
+
+def test_episodes_that_a_power_cut_left_as_nul_bytes(tmp_path, monkeypatch):
+    folder = make_run(tmp_path / "run", monkeypatch)
+    with open(folder / EPISODES_FILE, "ab") as file:
+        file.write(bytes(50))
+    run, notes = only(folder)
+    assert list(run.steered) == [1000, 2000]
+    assert notes == ["run: eval.csv line 42 is incomplete"]
 
 
 def test_no_run_folder(tmp_path):

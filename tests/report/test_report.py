@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from dynvgd_jax.report import scalars
+from dynvgd_jax.report import build, files, scalars
 from dynvgd_jax.report.__main__ import main
 from dynvgd_jax.report.build import build_report
 from dynvgd_jax.report.grouping import group
@@ -91,6 +91,7 @@ def test_every_figure_is_there_as_png_and_svg(report):
         assert f"can_ddim8_{name}" in names
     assert "can_ddim8_guide_entropy_coefficient" in names
     assert "square_ddim8_success_steps" in names and "square_ddim8_w" not in names
+    assert all(files._FIGURE.fullmatch(f"{name}.png") for name in names)
     for name in names:
         png = (report / "figures" / f"{name}.png").read_bytes()
         assert png[:4] == b"\x89PNG" and len(png) > 3000
@@ -104,7 +105,7 @@ def test_the_numbers_are_beside_it(report):
         ("1000", "0.5", "0.500, 0.500"),
         ("2000", "0.75", "0.700, 0.800"),
     ]
-    assert own[1]["success low"] == "0.7" and own[1]["minutes"] == "2.0"
+    assert own[1]["success low"] == "0.1146897632" and own[1]["minutes"] == "2.0"
     (steps,) = (
         r for r in rows(report, "steps_to")
         if (r["setting"], r["seed"], r["success"]) == ("vgd", "1", "0.8")
@@ -127,6 +128,7 @@ def test_the_numbers_are_beside_it(report):
     assert len(commands) == 8 and all(
         c.startswith("python launch.py") for c in commands
     )
+    assert {path.stem for path in report.glob("*.csv")} == set(files.TABLES)
     assert {r["package"] for r in rows(report, "versions")} > {"jax", "mujoco"}
 
 
@@ -186,10 +188,66 @@ def test_the_command_and_the_same_again(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr()
     assert f"wrote {output}/index.html" in said.out and "base/randn" in said.out
     first = (output / "index.html").read_bytes()
-    (output / "old.csv").write_text("")
+    old = output / "figures/can_ddim4_w.png"  # of a run that is no longer among them
+    old.write_text("")
     assert main(argv) == 0  # replaces its own, and equal runs give equal pages
     assert (output / "index.html").read_bytes() == first
-    assert not (output / "old.csv").exists()
+    assert not old.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "report"}
+    # A file of somebody else's keeps the folder as it is.
+    capsys.readouterr()
+    for name in ("mine.csv", "figures/mine.png"):
+        (output / name).write_text("mine")
+        assert main(argv) == 2
+        assert f"holds other files, such as {name}; give" in capsys.readouterr().err
+        assert (output / name).read_text() == "mine"
+        (output / name).unlink()
+    # So does a page that is not the report's.
+    (output / "index.html").write_text("<html>mine</html>")
+    assert main(argv) == 2
+    assert (output / "comparison.csv").exists()
+
+
+def test_an_interrupted_report_leaves_the_earlier_one(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, method="base", evaluations=())
+    output = tmp_path / "new/report"
+
+    def interrupt(**_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "render", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build_report([run], output)
+    assert not output.parent.exists()
+    build_report([run], output)
+    before = {p: p.read_bytes() for p in output.rglob("*") if p.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "render", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build_report([run], output)
+    assert {p: p.read_bytes() for p in output.rglob("*") if p.is_file()} == before
+    # What a killed process leaves is in nobody's way.
+    for name in (".report.new", "..report.new.partial", ".report.old"):
+        (output.parent / name).mkdir()
+    build_report([run], output)
+    assert [path.name for path in output.parent.iterdir()] == ["report"]
+
+
+def test_a_report_behind_a_link(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", monkeypatch, method="base", evaluations=())
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    build_report([run], tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "disk/index.html").exists()
+
+
+def test_a_run_that_has_just_begun(tmp_path, monkeypatch):
+    make_run(tmp_path / "run", monkeypatch, bases=(), evaluations=())
+    notes = build_report([tmp_path / "run"], tmp_path / "report")
+    assert any("run is unfinished: 0 of 2,000 control steps" in n for n in notes)
+    assert "1 run, 0 finished" in (tmp_path / "report/index.html").read_text()
+    assert rows(tmp_path / "report", "comparison") == []
 
 
 def test_mistakes_are_one_line(runs, tmp_path, capsys):
@@ -201,7 +259,10 @@ def test_mistakes_are_one_line(runs, tmp_path, capsys):
         ([], "found no folder, expected run folders"),
         ([tmp_path / "no"], "no is no run folder: there is no such folder"),
         ([taken], "holds no run"),
-        ([runs, f"--output={taken}"], "taken holds other files; give a new folder"),
+        (
+            [runs, f"--output={taken}"],
+            "holds other files, such as data.csv; give",
+        ),
         ([runs, f"--output={taken / 'mine.txt'}"], "is a file, expected a folder"),
         ([runs, "--output="], "--output: found nothing"),
         ([runs, "--size=3"], "Unknown command line flag 'size'"),

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from dynvgd_jax.report import statistics
 from dynvgd_jax.report.statistics import Estimate
@@ -15,8 +16,13 @@ Y = np.array([[0.5, 0.1, 0.4], [0.2, 0.3, 0.8], [0.3, 0.5, 1.0], [1.0, 0.7, 0.5]
 
 
 def test_mean_over_runs_by_hand():
-    """Resampled means of two runs: 0.4, 0.5 twice, 0.6; 95 % reach to the ends."""
-    assert statistics.mean_over_runs([0.4, 0.6]) == pytest.approx((0.5, 0.4, 0.6))
+    """Deviation 0.1 of 3 runs, t(2) = 4.302653: 0.5 +- 4.302653 * 0.1 / sqrt(3)."""
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    found = statistics.mean_over_runs([0.4, 0.5, 0.6])
+    assert found == pytest.approx((0.5, 0.5 - half, 0.5 + half))
+    assert statistics.interquartile_mean([[0.4, 0.5, 0.6]]) == found
+    # t(1) = 12.7 times 0.1 is beyond what a success can be.
+    assert statistics.mean_over_runs([0.4, 0.6]) == pytest.approx((0.5, 0.0, 1.0))
     one = statistics.mean_over_runs([0.7])
     assert one.value == 0.7 and math.isnan(one.low) and str(one) == "0.700"
     assert str(Estimate(math.nan)) == "–"
@@ -73,9 +79,35 @@ def test_differences_by_hand():
     assert statistics.difference_over_episodes(ours, {9: 1.0}) is None
     runs = [{1: 1, 2: 0, 3: 1}, {1: 1, 2: 1}]  # 3 was not played by both
     assert statistics.mean_by_episode(runs) == {1: 1.0, 2: 0.5}
-    # Means 0.5 and 0.2; the resampled ones of the first reach from 0.4 to 0.6.
-    found = statistics.difference_over_runs([0.4, 0.6], [0.2, 0.2])
-    assert found == pytest.approx((0.3, 0.2, 0.4))
+
+
+def test_differences_over_runs_by_hand():
+    # Means 0.5 and 0.2; variances 0.01 of 3 and 0.0004 of 3: s^2 = 0.0104 / 3, Welch's
+    # degrees of freedom 2 * 0.0104^2 / (0.01^2 + 0.0004^2) = 2.159744.
+    found = statistics.difference_over_runs([0.4, 0.5, 0.6], [0.18, 0.2, 0.22])
+    half = stats.t.ppf(0.975, 2.159744) * math.sqrt(0.0104 / 3)
+    assert found == pytest.approx((0.3, 0.3 - half, 0.3 + half), rel=1e-5)
+    same = statistics.difference_over_runs([0.5, 0.5], [0.2, 0.2])
+    assert same == pytest.approx((0.3, 0.3, 0.3))
+    # Of many runs the bootstrap's, here about normal: sqrt(2 * 0.25 / 100).
+    many = np.repeat([0.0, 1.0], 50)
+    found = statistics.difference_over_runs(many, many)
+    assert found == pytest.approx((0, -0.1386, 0.1386), abs=0.015)
+    # One trained run has no spread; the base policy has none to have.
+    for ours, theirs in (([0.7], [0.1, 0.2]), ([0.1, 0.2], [0.7])):
+        assert math.isnan(statistics.difference_over_runs(ours, theirs).low)
+    ours = [0.4, 0.5, 0.6]
+    found = statistics.difference_over_runs(ours, [0.3], theirs_trained=False)
+    assert found == pytest.approx([x - 0.3 for x in statistics.mean_over_runs(ours)])
+
+
+def test_few_runs_are_covered_as_often_as_it_says():
+    """Of runs about 0.5 the interval of 3 holds it in 95 %; a bootstrap's in 75 %."""
+    drawn = np.random.default_rng(1).normal(0.5, 0.05, (2000, 3))
+    found = [statistics.mean_over_runs(runs) for runs in drawn]
+    assert np.mean([e.low <= 0.5 <= e.high for e in found]) == pytest.approx(
+        0.95, abs=0.015
+    )
 
 
 def test_the_first_evaluation_that_reaches_a_success():
@@ -99,7 +131,9 @@ def test_rank_correlation_by_hand():
     assert found.low <= found.value <= found.high
     falling = statistics.rank_correlation([(x, -x), (x, -y)])
     assert falling.value == pytest.approx((-1 - found.value) / 2)
-    assert (falling.low, falling.high) == pytest.approx((-1, -found.value))
+    # t(1) = 12.7 times half their distance of 12 / 504, cut at -1.
+    high = falling.value + 12.706205 * (1 - found.value) / 2
+    assert (falling.low, falling.high) == pytest.approx((-1, high))
     # Neither constant series nor short ones have one.
     assert math.isnan(statistics.rank_correlation([(x, np.ones(8))]).value)
     assert math.isnan(statistics.rank_correlation([(x[:7], y[:7])]).value)
