@@ -129,7 +129,7 @@ def core_shares(jobs: int) -> list[tuple[int, ...]]:
     try:
         cores = sorted(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
-        cores = list(range(os.cpu_count() or 1))
+        cores = list(range(usable_cores()))
     if jobs == 1:
         return [tuple(cores)]
     size = max(1, usable_cores() // jobs)

@@ -11,6 +11,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from dynvgd_jax.core.fields import field_names, get_field
 
+BINS = 30  # of a histogram
+
 # Charts of the tab "Custom Scalars" by group: title -> scalars, as regular expressions.
 TRAIN_CHARTS = {
     "Success": {
@@ -84,8 +86,15 @@ def opening(
 
 
 def histogram(name: str, values: Sequence[float]) -> Summary:
-    """Returns the distribution of `values` in 30 bins of equal width."""
-    return summary.histogram(name, np.asarray(values, np.float64), bins=30)
+    """Returns the distribution of the finite `values`, in 30 bins where they differ."""
+    values = np.asarray(values, np.float64)
+    values = values[np.isfinite(values)]
+    least, greatest = (values.min(), values.max()) if len(values) else (0.0, 0.0)
+    edges = np.linspace(least, greatest, BINS + 1)
+    if not (np.diff(edges) > 0).all():  # alike, up to rounding
+        margin = max(abs(least), abs(greatest), 1.0) * 1e-3
+        edges = np.array([least - margin, greatest + margin])
+    return summary.histogram(name, values, bins=edges)
 
 
 def write_images(folder: Path, step: int, images: Mapping[str, bytes]) -> None:

@@ -75,7 +75,10 @@ def test_a_run_that_goes_on_says_it_once(tmp_path):
     assert len(read(tmp_path, files=1).Tensors("custom_scalars__config__")) == 1
 
 
-@pytest.mark.parametrize("values", [[3, 3, 3], [1.0, 2.0, 4.0, -8.0]])
+@pytest.mark.parametrize(
+    "values",
+    [[3, 3, 3], [1.0, 2.0, 4.0, -8.0], [1e20, np.nextafter(1e20, 2e20)], [0.0]],
+)
 def test_a_histogram_holds_all_values(tmp_path, values):
     with MetricsLog(tmp_path, base.get_config()) as log:
         log.histogram(64, "eval/episode_length", values)
@@ -85,6 +88,13 @@ def test_a_histogram_holds_all_values(tmp_path, values):
     assert (found.min, found.max) == (min(values), max(values))
     assert found.sum == sum(values)
     assert sum(found.bucket) == len(values)
+
+
+def test_a_histogram_leaves_out_what_is_not_finite(tmp_path):
+    with MetricsLog(tmp_path, base.get_config()) as log:
+        log.histogram(64, "eval/return", [1.0, np.nan, np.inf, 2.0])
+    (event,) = read(tmp_path).Histograms("eval/return")
+    assert event.histogram_value.num == 2
 
 
 def test_every_chart_shows_something(finished_run):
