@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from dynvgd_jax import launch
+from dynvgd_jax.compare.plan import make_plan
 from dynvgd_jax.core.config_file import load_config
 from dynvgd_jax.core.fields import field_names, get_field
 from dynvgd_jax.demos.dataset import load_dataset
@@ -101,7 +102,8 @@ def readers(monkeypatch, tmp_path):
     """Replaces the jobs by what reads their input; returns how often each ran."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    ran = {"train": 0, "built": 0, "resume": 0, "pretrain": 0, "demos": 0}
+    jobs = ("train", "built", "resume", "pretrain", "demos", "compare")
+    ran = dict.fromkeys(jobs, 0)
 
     def run_job(command):
         config, workdir = command.config, command.workdir
@@ -113,6 +115,8 @@ def readers(monkeypatch, tmp_path):
             check_config(config)
             if Path(config.dataset).suffix == ".npz":
                 load_dataset(config.dataset, config.task)
+        elif kind == "compare":
+            make_plan(config, workdir)
         elif kind == "train" and (ran["train"] % BUILT_EVERY == 0 or ran["files"]):
             ran["built"] += 1
             build(config)
@@ -182,6 +186,7 @@ def test_thousand_mutated_overrides(readers):
     accepted = lines.count("")
     assert 0.1 * OVERRIDES < accepted < 0.7 * OVERRIDES, accepted
     assert readers["built"] >= 10 and readers["pretrain"] >= 10 and readers["demos"]
+    assert readers["compare"] >= 10
     assert not list(Path.cwd().iterdir())  # nothing was written anywhere
 
 
