@@ -19,6 +19,7 @@ from dynvgd_jax.core.fields import (
     did_you_mean,
     each,
     field_names,
+    flat,
     get_field,
     number,
     one_of,
@@ -126,12 +127,6 @@ def config_flags(values: Mapping[str, Any]) -> list[str]:
     return [f"--config.{name}={_text(value)}" for name, value in values.items()]
 
 
-def fields_of(group: ConfigDict | None) -> dict[str, Any]:
-    """Returns a group's fields by dotted name."""
-    group = ConfigDict() if group is None else group
-    return {name: get_field(group, name) for name in field_names(group)}
-
-
 def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
@@ -167,7 +162,7 @@ def _first_run(
 ) -> Run:
     """The run of a method with the comparison's first seed."""
     compare = config.compare
-    own = fields_of(compare.overrides.get(name))
+    own = flat(compare.overrides.get(name, ConfigDict()))
     config_file = compare.configs.get(name, compare.base)
     method = own.get("method")
     if method is None and name not in compare.configs:

@@ -5,11 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from dynvgd_jax.compare.plan import Plan, Run
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.core.fields import field_names, get_field
+from dynvgd_jax.core.fields import flat
 from dynvgd_jax.core.untrusted import load_json
 from dynvgd_jax.runs.durable import write_durably
 from dynvgd_jax.runs.lock import LOCK_FILE
@@ -169,9 +167,5 @@ def _run_differences(run: Run) -> list[str]:
     """What the run in its folder has otherwise; the files of `config` may be newer."""
     if not (run.folder / CONFIG_FILE).is_file():
         return []
-    old = _flat(read_config(run.folder))
-    return _compare_fields("", old, _flat(run.config))
-
-
-def _flat(config: ConfigDict) -> dict[str, Any]:
-    return {name: get_field(config, name) for name in field_names(config)}
+    old = flat(read_config(run.folder))
+    return _compare_fields("", old, flat(run.config))

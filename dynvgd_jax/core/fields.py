@@ -121,6 +121,11 @@ def check_field_name(config: ConfigDict, field: str) -> None:
     )
 
 
+def flat(config: ConfigDict) -> dict[str, Any]:
+    """Returns all fields by dotted name, groups left out."""
+    return {name: get_field(config, name) for name in field_names(config)}
+
+
 def nested(values: Mapping[str, Any]) -> ConfigDict:
     """Returns fields by dotted name as groups of fields."""
     config = ConfigDict()

@@ -42,7 +42,7 @@ from dynvgd_jax.core import overrides
 from dynvgd_jax.core.command import asks_for, run_command, version_text
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.core.fields import field_names, get_field
+from dynvgd_jax.core.fields import flat
 from dynvgd_jax.core.jax_start import import_jax, open_devices
 from dynvgd_jax.runs.compile_cache import use_compile_cache
 
@@ -107,11 +107,8 @@ def parse(
         raise UserError("--output: found nothing, expected a folder")
     if values.videos < 0:
         raise UserError(f"--videos: found {values.videos}, expected at least 0")
-    changes = {
-        name: get_field(values.config, name)
-        for name in field_names(values.config)
-        if get_field(values.config, name) != get_field(original, name)
-    }
+    before = flat(original)
+    changes = {n: v for n, v in flat(values.config).items() if v != before[n]}
     output = values.output and expand(values.output)
     return values.config, changes, output, values.videos
 

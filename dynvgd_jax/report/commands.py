@@ -4,11 +4,9 @@ import functools
 import shlex
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from dynvgd_jax.core.config_file import config_files, load_config
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.core.fields import field_names, get_field
+from dynvgd_jax.core.fields import flat
 from dynvgd_jax.report.grouping import differing, value_text
 from dynvgd_jax.report.reading import Run
 
@@ -58,9 +56,5 @@ def _known() -> list[tuple[str, dict[str, Any]]]:
             except UserError:  # the file has no such preset
                 continue
             if config.job == "train":
-                found.append((name, _flat(config)))
+                found.append((name, flat(config)))
     return found
-
-
-def _flat(config: ConfigDict) -> dict[str, Any]:
-    return {name: get_field(config, name) for name in field_names(config)}

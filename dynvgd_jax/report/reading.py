@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dynvgd_jax import __version__
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.core.fields import field_names, get_field
+from dynvgd_jax.core.fields import flat
 from dynvgd_jax.core.untrusted import load_json
 from dynvgd_jax.report.events import Curve, read_command, read_curves
 from dynvgd_jax.runs.lock import LOCK_FILE
@@ -156,7 +156,7 @@ def _read_run(folder: Path, name: str, notes: list[str]) -> Run | None:
             "neither TensorBoard files nor checkpoints"
         )
         return None
-    fields = {field: get_field(config, field) for field in field_names(config)}
+    fields = flat(config)
     lacking = [field for field in NEEDED_FIELDS if field not in fields]
     if lacking:
         raise UserError(

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from tensorboardX import FileWriter, summary
 from tensorboardX.proto.summary_pb2 import Summary
 
-from dynvgd_jax.core.fields import field_names, get_field
+from dynvgd_jax.core.fields import flat
 
 BINS = 30  # of a histogram
 
@@ -68,10 +68,9 @@ def opening(
         group: {title: ("Multiline", list(tags)) for title, tags in of_group.items()}
         for group, of_group in CHARTS[config.job].items()
     }
-    fields = {name: get_field(config, name) for name in field_names(config)}
     values = {
         name: value if isinstance(value, bool | int | float | str) else str(value)
-        for name, value in fields.items()
+        for name, value in flat(config).items()
     }
     rows = "".join(f"| {name} | {version} |\n" for name, version in versions.items())
     as_json = json.dumps(config.to_dict(), indent=2, sort_keys=True)
