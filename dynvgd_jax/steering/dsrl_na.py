@@ -18,6 +18,7 @@ from dynvgd_jax.core.fields import number, one_of
 from dynvgd_jax.core.types import PyTree, Transition
 from dynvgd_jax.diffusion.base import decode
 from dynvgd_jax.steering.base import ActInputs, Decision, Method, Setting, Value
+from dynvgd_jax.steering.critics import td
 from dynvgd_jax.steering.critics.base import Critic
 from dynvgd_jax.steering.critics.kinds import make_critic
 from dynvgd_jax.steering.critics.mlp import make_mean_critic
@@ -111,19 +112,20 @@ class _DsrlNa:
             del critic_params  # those of chunks
             return self.noise_critic.q(state.noise_critic.params, obs, unit)
 
-        def one_step(sac, xs):
-            return self.sac.step(sac, *xs, judged, noise_value)
+        def step(now, judge, batch, drawn):
+            use = (judged, noise_value)
+            sac, metrics = self.sac.step(now.sac, judge, batch, drawn, *use)
+            return now._replace(sac=sac), metrics
 
         shape = (batches.reward.shape[1], self.setting.flat_dim)
         drawn = self.sac.draw_steps(key, utd, shape)
-        sac, metrics = jax.lax.scan(one_step, state.sac, (steps, drawn))
-        metrics = jax.tree.map(jnp.mean, metrics)
+        inputs = (self.sac.critic, state, steps, drawn, key, step)
+        after, metrics = td.training_call(*inputs, pairs=self.sac.pairs)
         noise_critic, loss = self._distill(
-            state.noise_critic, sac, prepared, others, key
+            state.noise_critic, after.sac, prepared, others, key
         )
         metrics["train/noise_critic_loss"] = loss
-        td_error, num_updates = metrics["train/td_error_mean"], state.num_updates + utd
-        return DsrlNaState(sac, noise_critic, td_error, num_updates), metrics
+        return after._replace(noise_critic=noise_critic), metrics
 
     def value(self, state: DsrlNaState, obs: jax.Array, chunk: jax.Array) -> Value:
         flat = chunk.reshape(len(chunk), -1)

@@ -16,6 +16,7 @@ from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import Rule
 from dynvgd_jax.core.types import PyTree, Transition
 from dynvgd_jax.steering.base import ActInputs, Decision, Method, Setting
+from dynvgd_jax.steering.critics import td
 from dynvgd_jax.steering.critics.kinds import make_critic
 from dynvgd_jax.steering.noise_acting import (
     NOISE,
@@ -87,11 +88,11 @@ class _DsrlSac:
         bound = self.setting.config.dsrl.noise_magnitude
         batches = batches._replace(action=noise / bound)
 
-        def one_step(sac, xs):
-            return self.sac.step(sac, *xs, lambda obs, unit: unit, self.sac.critic.q)
+        def step(now, judge, batch, drawn):
+            use = (lambda obs, unit: unit, self.sac.critic.q)
+            sac, metrics = self.sac.step(now.sac, judge, batch, drawn, *use)
+            return now._replace(sac=sac), metrics
 
         drawn = self.sac.draw_steps(key, utd, noise.shape[1:])
-        sac, metrics = jax.lax.scan(one_step, state.sac, (batches, drawn))
-        metrics = jax.tree.map(jnp.mean, metrics)
-        td_error = metrics["train/td_error_mean"]
-        return DsrlSacState(sac, td_error, state.num_updates + utd), metrics
+        inputs = (self.sac.critic, state, batches, drawn, key, step)
+        return td.training_call(*inputs, pairs=self.sac.pairs)

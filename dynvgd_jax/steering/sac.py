@@ -48,7 +48,6 @@ class Steps(NamedTuple):
 
     now: jax.Array  # [utd, B, Ta*Da], standard normal, of the actor at s
     after: jax.Array  # the same at s'
-    pair_key: jax.Array  # [utd], for targets of two drawn critics
 
 
 # (params of the critics as they are now, obs [B, Do], unit noise [B, Ta*Da]) -> [N, B]
@@ -98,12 +97,17 @@ class Sac:
         """
         _, draw_key = jax.random.split(key)
         now, after = jax.random.normal(draw_key, (2, utd, *shape))
-        pair_keys = jax.random.split(jax.random.fold_in(key, td.PAIR_KEY), utd)
-        return Steps(now, after, pair_keys)
+        return Steps(now, after)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether targets are those of two drawn critics."""
+        return self.reduce == RANDOM_PAIR
 
     def step(
         self,
         state: SacState,
+        judge: Critic,
         batch: Transition,
         drawn: Steps,
         judged: Judged,
@@ -116,6 +120,7 @@ class Sac:
 
         Args:
           state: before the step.
+          judge: of the targets, all critics or two of them.
           batch: as drawn, leading axis B; its action is what the critics judge.
           drawn: of this step alone.
           judged: of a next noise.
@@ -129,7 +134,7 @@ class Sac:
             state.log_entropy_coef, -jnp.mean(log_prob + self.target_entropy)
         )
 
-        y = self._target(state, batch, drawn, judged, coef)
+        y = self._target(state, judge, batch, drawn, judged, coef)
         critic, metrics = td.gradient_step(
             self.critic, self.optimizer, state.critic, batch, y, self.tau, self.average
         )
@@ -147,13 +152,10 @@ class Sac:
 
     def combine(self, q: jax.Array) -> jax.Array:
         """Returns `[B]` of `q [N, B]`, the least or the mean."""
-        return REDUCERS["min" if self.reduce == RANDOM_PAIR else self.reduce](q)
+        return REDUCERS["min" if self.pairs else self.reduce](q)
 
-    def _target(self, state: SacState, batch, drawn, judged, coef):
+    def _target(self, state: SacState, judge: Critic, batch, drawn, judged, coef):
         """`R + discount (reduce_i Qtarget_i(s', .) - coef log_prob')`, `[B, ...]`."""
-        judge = self.critic
-        if self.reduce == RANDOM_PAIR:
-            judge = td.random_pair(drawn.pair_key, judge)
         unit, log_prob = self.actor.sample(
             state.actor.params, batch.next_obs, drawn.after
         )

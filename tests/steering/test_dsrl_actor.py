@@ -114,6 +114,7 @@ class Entropy:
         def one_step(state, drawn):
             state, metrics = sac.step(
                 state,
+                critic,
                 batch,
                 drawn,
                 lambda obs, unit: unit,
