@@ -187,6 +187,7 @@ def try_policy(policies, kind, content, state):
             assert_same_trees(from_flax(found.network, params), arrays)
 
 
+@pytest.mark.slow
 @fuzz(130)
 @given(KINDS, BYTES)
 def test_policies_with_other_bytes(policies, kind, mutation):
@@ -195,6 +196,7 @@ def test_policies_with_other_bytes(policies, kind, mutation):
     try_policy(policies, kind, mutate_bytes(content, *mutation), state)
 
 
+@pytest.mark.slow
 @fuzz(60)
 @given(KINDS, TENSORS)
 def test_policies_with_other_tensors(policies, kind, mutation):
@@ -236,6 +238,7 @@ def try_critics(critics):
         assert_same_trees(found.learner, expected.learner)
 
 
+@pytest.mark.slow
 @fuzz(70)
 @given(BYTES)
 def test_critics_with_other_bytes(critics, mutation):
@@ -246,6 +249,7 @@ def test_critics_with_other_bytes(critics, mutation):
     try_critics(critics)
 
 
+@pytest.mark.slow
 @fuzz(40)
 @given(TENSORS)
 def test_critics_with_other_tensors(critics, mutation):

@@ -22,6 +22,8 @@ from dynvgd_jax.steering.noise import start_noise
 from tests.steering import reference
 from tests.support.reach import ReachEnv
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"states": 3, "chunks": 2, "repeats": 2, "lengths": (0.1, 0.3), "num_envs": 5}
 
 

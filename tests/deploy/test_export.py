@@ -17,6 +17,8 @@ from tests.deploy.test_controller import INDICES, SEEDS, raw_obs
 from tests.support.command import ROOT
 from tests.support.saved_run import DECISIONS, ENV_STEPS
 
+pytestmark = pytest.mark.slow
+
 # Reads each file and writes what it decides for three rows, and for the first alone.
 CHILD = """
 import importlib.util, json, sys

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -44,7 +46,7 @@ def test_a_policy_decodes_in_float32_unless_told_otherwise(usual):
 
 @pytest.mark.parametrize(
     ("precision", "word"),
-    [("float32", "HIGHEST"), pytest.param("tf32", "HIGH", marks=pytest.mark.slow)],
+    [("float32", "HIGHEST"), ("tf32", "HIGH")],
 )
 def test_decodes_pretraining_and_audit_have_the_configured_one(usual, precision, word):
     found = (usual if precision in usual else lowered(precision))[precision]

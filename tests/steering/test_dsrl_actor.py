@@ -301,6 +301,7 @@ def unmoved():
     return observed(None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_field_changes_this_and_no_more(field, unmoved):
     value, changes = FIELDS[field]
@@ -314,6 +315,7 @@ def test_a_field_changes_this_and_no_more(field, unmoved):
     assert differ == changes | ({"evaluate"} if "act" in changes else set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_devices_with_their_own_batches_hold_the_same_state(name):
     """What were not averaged, gradient or scalar, each would have for itself."""

@@ -88,7 +88,10 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+MORE = pytest.param("na_mean_uniform", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=["na", MORE, "sac"])
 def calls(request):
     """Our state, torch's and both's scalars, after two training calls."""
     make, changes = CASES[request.param]

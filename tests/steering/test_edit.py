@@ -159,8 +159,8 @@ def draws_of(key, batches, options, pairs):
     ("backup", "reduce", "guiding"),
     [
         ("max", "mean", "target"),
-        ("mean", "min", "current"),
-        ("max", "random_pair", "current"),
+        pytest.param("mean", "min", "current", marks=pytest.mark.slow),
+        pytest.param("max", "random_pair", "current", marks=pytest.mark.slow),
     ],
 )
 def test_a_training_call_agrees_with_torch(backup, reduce, guiding):
@@ -296,6 +296,7 @@ def test_acting_takes_the_best_of_edited_and_unedited_chunks():
     assert float(scalars["guide/edit_gain"]) == pytest.approx(np.mean(gains), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_untrained_network_moves_nothing_and_no_step_is_the_choice_alone():
     """Chunks bit for bit; parameters but for the rounding of larger products."""
     _, critic = make()
@@ -324,6 +325,7 @@ def test_an_untrained_network_moves_nothing_and_no_step_is_the_choice_alone():
     assert np.abs(first["out"]["kernel"] - second["out"]["kernel"]).max() > 1e-5
 
 
+@pytest.mark.slow
 def test_devices_that_share_a_batch_learn_what_one_learns():
     """With one proposal there is nothing to draw, in which they would differ."""
     whole = batch_of(4, STEPS, BATCH, count=1)

@@ -70,7 +70,17 @@ def batch():
     return obs, rng.normal(size=(6, SIZES.chunk, SIZES.act)).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", ["residual", "encoder", "norm", "plain", "plain-norm"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "residual",
+        "plain-norm",
+        *(
+            pytest.param(k, marks=pytest.mark.slow)
+            for k in ("encoder", "norm", "plain")
+        ),
+    ],
+)
 def test_pretrained_layouts_agree_and_come_back_bit_for_bit(folder, kind):
     net, other = make(kind), make(kind + "x")
     content = {"epoch": 3, "ema": prefixed("network", net)}

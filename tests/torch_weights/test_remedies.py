@@ -134,12 +134,10 @@ class Node(dict):
     """What an omegaconf node is: a class of another package."""
 
 
-FOREIGN = [
+FOREIGN = [Node(a=1)]
+MORE_FOREIGN = [
     np.float64(0.5),
     pathlib.Path("/data/can"),
-    Node(a=1),
-]
-MORE_FOREIGN = [
     np.random.default_rng(0).normal(size=3),
     pathlib.PurePosixPath("/data/can"),
     [Node(a=1)],

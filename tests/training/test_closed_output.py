@@ -51,6 +51,7 @@ def assert_resumes(arguments, finished_run, tmp_path, monkeypatch, capsys):
     return check
 
 
+@pytest.mark.slow
 def test_a_pipe_whose_reader_ends(arguments, assert_resumes):
     # launch.py 2>&1 | head -1
     process = child(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

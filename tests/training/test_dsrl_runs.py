@@ -20,7 +20,7 @@ from tests.support.reach import PowerCutError, ReachEnv, breaking
 from tests.support.same_run import assert_equal_runs, notes_of, scalars
 from tests.support.tiny_run import MANY_CHECKPOINTS, tiny
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
+pytestmark = [pytest.mark.usefixtures("shared_programs"), pytest.mark.slow]
 
 # Of the two runs one keeps its transitions in the host's memory and looks ahead.
 CASES = {

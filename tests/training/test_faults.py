@@ -231,6 +231,7 @@ def test_nan_in_a_critic_is_diagnosed_at_the_next_decision(
     assert_equal_runs(tmp_path / "run", finished_run)
 
 
+@pytest.mark.slow
 def test_a_loss_that_overflows_is_diagnosed(toy_policy, tmp_path):
     """Rewards of 1e30 overflow the squared error in float32."""
 

@@ -71,6 +71,7 @@ def test_a_run_goes_on_without_the_folder_that_its_policy_came_from(
         find_saved([folder], [changed(config, base_policy=str(other))])
 
 
+@pytest.mark.slow
 def test_from_another_directory(begun, tmp_path, monkeypatch):
     policy, config, folder = begun
     monkeypatch.chdir(tmp_path)

@@ -89,6 +89,7 @@ def run(dataset, tmp_path_factory):
     return workdir, summaries
 
 
+@pytest.mark.slow
 def test_learns_to_reach(run):
     # A fresh network's actions are near random and do not leave the start's vicinity.
     _, summaries = run

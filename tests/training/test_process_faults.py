@@ -54,9 +54,8 @@ def assert_goes_on(folder, policy, pair):
     assert_same(folder, pair)
 
 
-@pytest.mark.parametrize(
-    "number", [errno.ENOSPC, pytest.param(errno.EIO, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_one_seeds_disk_that_stays_broken_ends_all_with_a_common_checkpoint(
     quick_programs, toy_policy, tmp_path, monkeypatch, number
 ):

@@ -27,7 +27,9 @@ KEPT = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("float16", marks=pytest.mark.slow)]
+)
 def test_every_transition_has_the_proposals_of_its_next_observation(tmp_path, dtype):
     """Also at an episode's end; and acting takes one of its observation's own."""
     policy = wiring.save_toy_policy(tmp_path / "policy")
@@ -65,9 +67,8 @@ def test_every_transition_has_the_proposals_of_its_next_observation(tmp_path, dt
     assert number + 1 == config.total_env_steps // wiring.VECTOR_STEP and ended > 0
 
 
-@pytest.mark.parametrize(
-    "memory", ["device", pytest.param("host", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["device", "host"])
 def test_a_run_broken_in_training_goes_on_bit_for_bit(toy_policy, tmp_path, memory):
     changes = PROPOSALS | {"replay.memory": memory, "replay.capacity": 30}
     config = tiny(toy_policy, **changes)
@@ -78,6 +79,7 @@ def test_a_run_broken_in_training_goes_on_bit_for_bit(toy_policy, tmp_path, memo
     assert_equal_runs(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_offline_transitions_get_their_own(toy_policy, tmp_path, capsys):
     """Proposals at their next observations, of each by its number."""
     rng = np.random.default_rng(0)

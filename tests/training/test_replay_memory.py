@@ -100,7 +100,7 @@ def test_an_overlapping_call_cannot_draw_its_own_step(
     assert stored == [20 + 2 * call + newest for call in range(14)]
 
 
-@pytest.mark.parametrize("devices", [1, 3])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_windows_are_those_of_one_buffer_of_the_whole(devices):
     """Of several devices each has a part of every vector step, and its own stride.
 
@@ -192,6 +192,7 @@ def test_what_is_drawn_comes_from_the_configuration():
         make_draw(config)
 
 
+@pytest.mark.slow
 def test_a_broken_run_goes_on_bit_for_bit(toy_policy, tmp_path):
     changes = {"replay.memory": "host", "overlap": True, "target_n_step": 3}
     config = tiny(toy_policy, **MANY_CHECKPOINTS, **changes)

@@ -78,6 +78,7 @@ def test_every_seed_leaves_what_its_own_run_leaves(run, config, tmp_path):
     assert rows[0] != rows[1]
 
 
+@pytest.mark.slow
 def test_a_seed_can_be_loaded_and_goes_on_alone(run, config, tmp_path):
     assert load_agent(run / "seed3").env_steps == config.total_env_steps
     with pytest.raises(UserError, match=r"give one of them: .*run/seed3, .*run/seed4"):

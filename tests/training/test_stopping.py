@@ -55,6 +55,7 @@ def test_speed_of_a_resumed_run_leaves_out_what_was_done_before(
     assert line.startswith("12.5% |") and "| - control steps/s | ? left |" in line
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_command_with_code_0_and_resume_goes_on(
     toy_config, finished_run, tmp_path
 ):

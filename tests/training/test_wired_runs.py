@@ -58,6 +58,7 @@ def test_values_out_of_range_are_warned_of_once(toy_policy, tmp_path, capsys):
     assert scalars(tmp_path / "run")["train/q_range_excess"][0][1] > 1
 
 
+@pytest.mark.slow
 def test_initial_critics_that_moved_and_others(toy_config, finished_run, tmp_path):
     shutil.copytree(finished_run, tmp_path / "critics")
     config = toy_config.copy_and_resolve_references().unlock()

@@ -143,6 +143,7 @@ def test_every_training_episode_is_counted_as_it_went(request, which):
     np.testing.assert_allclose(logged, (whole, mean_return, length), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_successes_as_an_unbroken_one(cut_run, policy, tmp_path):
     """Broken off in the middle of episodes, some of which have succeeded."""
     config = cut_run.config.copy_and_resolve_references()

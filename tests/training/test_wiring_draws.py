@@ -158,6 +158,7 @@ def test_the_offline_share_of_every_batch_is_exact(policy, tmp_path, memory):
     np.testing.assert_array_equal(draws[:, :MARKS].sum(axis=1), 1)
 
 
+@pytest.mark.slow
 def test_two_devices_average_gradients_and_scalars(tmp_path):
     """Each device learns from one environment, of reward 3000 and of -1000.
 

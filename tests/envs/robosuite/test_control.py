@@ -80,6 +80,7 @@ def test_whole_episode_equals_robosuite(name, steps):
         assert not (got.fault or expected.fault)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "steps"), [("lift", 100), ("can", 100), ("square", 100), ("transport", 30)]
 )

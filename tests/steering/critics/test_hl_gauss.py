@@ -200,6 +200,7 @@ def test_bins_that_were_unlikely_at_first_can_be_learned():
     np.testing.assert_allclose(expected(learned, BINS), -19.0, atol=0.2)
 
 
+@pytest.mark.slow
 def test_the_mean_of_a_known_distribution_is_learned():
     """0 three times in four, else -16: the mean is -4, the median 0."""
     learned = learn(make(2), np.array([0.0, 0.0, 0.0, -16.0]), steps=1500)
