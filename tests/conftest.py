@@ -124,7 +124,8 @@ def sharing_programs():
         sizes = (policy.network, policy.num_train_timesteps, policy.ft_denoising_steps)
         leaves, tree = jax.tree.flatten(policy.params)
         weights = [(leaf.shape, leaf.tobytes()) for leaf in map(np.asarray, leaves)]
-        key = repr((fields, sizes, tree, weights, placement))
+        hasty = jax.config.read("jax_disable_most_optimizations")
+        key = repr((fields, sizes, tree, weights, placement, hasty))
         if key not in PROGRAMS:
             PROGRAMS[key] = compile_programs(config, policy, method, placement)
         return PROGRAMS[key]
@@ -163,12 +164,16 @@ def toy_config(toy_policy):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, toy_config):
-    """The folder of that run, which nothing has disturbed; do not change it."""
+    """The folder of that run, which nothing has disturbed; do not change it.
+
+    Its programs are those of processes that tests start, with which it is compared.
+    """
     from dynvgd_jax.training.loop import train
     from tests.support.reach import ReachEnv
 
     folder = tmp_path_factory.mktemp("finished") / "run"
-    with sharing_programs():
+    hasty = "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ
+    with sharing_programs(), polished(not hasty):
         train(toy_config, folder, make_env=ReachEnv)
     return folder
 

@@ -20,7 +20,10 @@ from tests.support.reach import PowerCutError, ReachEnv, breaking
 from tests.support.same_run import assert_equal_runs, notes_of, scalars
 from tests.support.tiny_run import MANY_CHECKPOINTS, tiny
 
-pytestmark = [pytest.mark.usefixtures("shared_programs"), pytest.mark.slow]
+pytestmark = [
+    pytest.mark.usefixtures("quick_programs", "shared_programs"),
+    pytest.mark.slow,
+]
 
 # Of the two runs one keeps its transitions in the host's memory and looks ahead.
 CASES = {
@@ -35,7 +38,7 @@ def dsrl_config(policy, name, **changes):
 
 
 @pytest.fixture(scope="module")
-def finished(toy_policy, tmp_path_factory, shared_programs):
+def finished(toy_policy, tmp_path_factory, quick_programs, shared_programs):
     """Method -> the folder of its run, which nothing has disturbed."""
     folder = tmp_path_factory.mktemp("dsrl")
     for name in CASES:
