@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -43,14 +43,21 @@ class Case(NamedTuple):
     method: Method
 
 
-def make_case(task: str, ddim_steps: int, size: str, utd: int = 0) -> Case:
-    """Returns the case of `configs/<task>_ddim<steps>.py`; `utd` 0 is the config's."""
+def make_case(
+    task: str, ddim_steps: int, size: str, utd: int = 0, **changes: Any
+) -> Case:
+    """Returns the case of `configs/<task>_ddim<steps>.py`; `utd` 0 is the config's.
+
+    `changes` are fields of the configuration that shall have other values.
+    """
     module = importlib.import_module(f"configs.{task}_ddim{ddim_steps}")
     config = module.get_config(PRESETS[size])
     config.utd = utd or config.utd
+    config.update_from_flattened_dict(changes)
     policy = load_policy(f"builtin:{task}")
     method = build_method(config, policy)
-    return Case(f"{task}, DDIM {ddim_steps}, {size}", config, policy, method)
+    words = [task, f"DDIM {ddim_steps}", size, *changes.values()]
+    return Case(", ".join(map(str, words)), config, policy, method)
 
 
 def case_flags(
