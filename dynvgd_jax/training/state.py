@@ -31,7 +31,7 @@ RECENT_CALLS = 200
 # Finished training episodes over which success and return are averaged.
 RECENT_EPISODES = 100
 
-ACTIVITIES = ("rollout", "act", "update", "eval")
+ACTIVITIES = ("act", "rollout", "propose", "update", "eval")
 
 # Uses of a seed's key; a key is drawn from one of these and a counter.
 INIT_KEY, ACT_KEY, UPDATE_KEY = range(3)
