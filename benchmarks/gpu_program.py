@@ -5,11 +5,11 @@
     python -m benchmarks.gpu_program [--task=square] [--size=published]
         [--precisions=float32,tf32,bfloat16] [--top=8] [--text=FILE] [--json]
 
-Needs neither GPU nor driver: JAX's CUDA plugin compiles for a described card. Products
-are not tuned without a card, so which kernels multiply may differ there; what XLA fuses
-does not. One gradient step is the body of the training call's loop. A kernel's bytes are
-those of its operands and results, each once; over the card's bandwidth they bound its
-time from below.
+Needs neither GPU nor driver: JAX's CUDA plugin compiles for a described card. Without a
+card products are not tuned, so that which kernels multiply, and what becomes part of
+them, may differ there. One gradient step is the body of the training call's loop. A
+kernel's bytes are those of its operands and results, each once; over the card's
+bandwidth they bound its time from below, but for what its cache of 50 MB still holds.
 """
 
 import argparse
@@ -22,7 +22,13 @@ from typing import NamedTuple
 os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # there is no driver to ask
 os.environ["JAX_PLATFORMS"] = "cuda,cpu"
 
-from benchmarks.learner_setup import make_case, print_row
+from benchmarks.learner_setup import (
+    STORED,
+    case_draw,
+    make_case,
+    print_row,
+    stored_example,
+)
 
 # isort: split
 import jax
@@ -33,10 +39,8 @@ from dynvgd_jax.core.precision import PRECISIONS
 from dynvgd_jax.replay import ring
 from dynvgd_jax.steering.methods import state_shapes
 from dynvgd_jax.training.programs import call_on_ring
-from dynvgd_jax.training.replay_memory import make_draw
 
 BYTES_PER_S = 3.0e12  # of a copy, read and written together, measured on an H100
-STORED = 20_000  # transitions in the buffer
 
 # What XLA wants to know of a card (NVIDIA's data sheet of the H100 SXM).
 H100 = """
@@ -102,7 +106,7 @@ def type_nbytes(text: str) -> int:
 
 
 def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """Returns the instructions of each computation of a program, and its entry's name."""
+    """Returns the instructions of each computation of a program, and the entry's name."""
     found, entry, current = {}, "", None
     for line in text.splitlines():
         head = COMPUTATION.match(line)
@@ -186,22 +190,18 @@ def compiled_text(case) -> str:
     sizes = {"target_config": H100, "topology": "1x1x1"}
     card = topologies.get_topology_desc(platform="cuda", topology_name="1x1x1", **sizes)
     place = SingleDeviceSharding(card.devices[0])
-    policy, method = case.policy, case.method
-    flat_dim = policy.chunk_len * policy.action_dim
-    extras = (method.extras, method.next_extras)
-    example = ring.example_transition(policy.obs_dim, flat_dim, *extras)
-    draw = make_draw(case.config, method.follows, method.more_batches)
+    example = stored_example(case)
     inputs = (
-        state_shapes(method),
+        state_shapes(case.method),
         jax.eval_shape(lambda: ring.init_replay(STORED, example)),
-        policy.params,
+        case.policy.params,
         jax.eval_shape(lambda: jax.random.key(0)),
         jax.eval_shape(lambda: jax.numpy.int32(0)),
     )
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), inputs
     )
-    call = jax.jit(call_on_ring(method, draw), donate_argnums=0)
+    call = jax.jit(call_on_ring(case.method, case_draw(case)), donate_argnums=0)
     return call.lower(*shapes).compile().as_text()
 
 
