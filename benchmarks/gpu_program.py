@@ -19,9 +19,6 @@ import re
 import sys
 from typing import NamedTuple
 
-os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # there is no driver to ask
-os.environ["JAX_PLATFORMS"] = "cuda,cpu"
-
 from benchmarks.learner_setup import (
     STORED,
     case_draw,
@@ -106,7 +103,7 @@ def type_nbytes(text: str) -> int:
 
 
 def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """Returns the instructions of each computation of a program, and the entry's name."""
+    """Returns the instructions of a program's computations, and its entry's name."""
     found, entry, current = {}, "", None
     for line in text.splitlines():
         head = COMPUTATION.match(line)
@@ -227,6 +224,8 @@ def rows(case, text: str, top: int):
 
 
 def main():
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # there is no driver to ask
+    jax.config.update("jax_platforms", "cuda,cpu")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="square")
     parser.add_argument("--size", default="published")
