@@ -59,7 +59,7 @@ def test_every_large_argument_is_donated_or_needed_again(toy_policy, num_seeds):
 
 
 def test_a_search_gives_its_state_away(toy_policy):
-    config = tiny(toy_policy, method="golden_ticket")
+    config = tiny(toy_policy, method="golden_ticket", first_rollout_env_steps=0)
     policy, placement = load_policy(toy_policy), place(1)
     method = build_method(config, policy, placement.average)
     programs = compile_programs(config, policy, method, placement)
