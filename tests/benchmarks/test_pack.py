@@ -43,7 +43,7 @@ def test_every_task_steps_from_a_small_pack(tmp_path, capsys):
 
 
 def test_a_compiled_package_is_refused():
-    with pytest.raises(UserError, match="h5py is compiled .* give a wheel"):
+    with pytest.raises(UserError, match=r"h5py is compiled .*: give a wheel"):
         pack.package_files("h5py")
     with pytest.raises(UserError, match="no_such_package is not installed"):
         pack.package_files("no_such_package")
