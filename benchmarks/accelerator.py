@@ -43,13 +43,17 @@ class Part(NamedTuple):
     jax_on_cpu: bool = False
 
 
+TORCH_DEVICES = {"gpu": "cuda", "cpu": "cpu"}
+
 # By importance: what does not fit into `--limit_s` is at the end.
 PARTS = {
     "ceilings": Part(lambda parts, scale, device: parts.ceilings(scale), 40),
     "tf32": Part(lambda parts, scale, device: parts.learner(scale, "tf32"), 70),
     "bfloat16": Part(lambda parts, scale, device: parts.learner(scale, "bfloat16"), 70),
     "pytorch": Part(
-        lambda parts, scale, device: parts.pytorch(scale, device), 40, True
+        lambda parts, scale, device: parts.pytorch(scale, TORCH_DEVICES[device]),
+        40,
+        True,
     ),
     "run_can": Part(
         lambda parts, scale, device: parts.whole_run(scale, "can", "published"), 90

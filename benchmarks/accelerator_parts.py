@@ -129,14 +129,18 @@ def learner(scale: Scale, precision: str) -> Rows:
     if "bytes accessed" in cost:  # of a loop XLA counts one round
         value = cost["bytes accessed"] / 1e6
         yield "training call: bytes by XLA's analysis, a loop's once", value, "MB"
-    yield from profile_rows(record(own.call, PROFILED_CALLS), PROFILED_CALLS * utd)
     yield from memory_rows()
     calls = 20 * scale.rounds
     yield from act_rows(case, calls, time.perf_counter, (ACT_ENVS,))
+    # last, since it asks most of the machine: a profiler that may be missing
+    yield from profile_rows(record(own.call, PROFILED_CALLS), PROFILED_CALLS * utd)
 
 
 def pytorch(scale: Scale, device: str) -> Rows:
-    """The published call in PyTorch; JAX is on the CPU here, and draws the weights."""
+    """The published call in PyTorch; JAX is on the CPU here, and draws the weights.
+
+    `device` is "cuda" or "cpu".
+    """
     import torch
 
     from benchmarks.learner_torch import make_torch_learner

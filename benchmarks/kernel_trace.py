@@ -57,7 +57,8 @@ def read(data: ProfileData) -> list[Kernel]:
                 if not devices and (op is None or _CONTAINERS.match(str(op))):
                     continue
                 end = event.start_ns + event.duration_ns
-                found.append(Kernel(f"{event.name} {op or ''}", event.start_ns, end))
+                of_op = f" of {op}" if op not in (None, event.name) else ""
+                found.append(Kernel(f"{event.name}{of_op}", event.start_ns, end))
     return sorted(found, key=lambda kernel: kernel.start_ns)
 
 
@@ -96,4 +97,4 @@ def profile_rows(
         yield f"{what}: {kind}", by_class[kind] / steps / 1e6, "ms"
     yield f"{what}: gaps", (span - busy_ns(kernels)) / steps / 1e6, "ms"
     for name in sorted(by_name, key=lambda n: -by_name[n])[:LARGEST]:
-        yield f"{what}: {name.strip()[:60]}", by_name[name] / steps / 1e6, "ms"
+        yield f"{what}: {name[:60]}", by_name[name] / steps / 1e6, "ms"

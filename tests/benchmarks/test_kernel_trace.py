@@ -10,9 +10,9 @@ from benchmarks.kernel_trace import Kernel, busy_ns, class_of, profile_rows, rec
 def test_rows_by_hand():
     # two streams: 0-4 and 2-6 overlap, nothing runs from 6 to 9 ms
     kernels = [
-        Kernel("sm90_xmma_gemm_f32 ", 0e6, 4e6),
-        Kernel("loop_add_fusion ", 2e6, 6e6),
-        Kernel("MemcpyD2D ", 9e6, 10e6),
+        Kernel("sm90_xmma_gemm_f32", 0e6, 4e6),
+        Kernel("loop_add_fusion", 2e6, 6e6),
+        Kernel("MemcpyD2D", 9e6, 10e6),
     ]
     assert busy_ns(kernels) == 7e6
     rows = {what: value for what, value, _ in profile_rows(kernels, steps=2)}
