@@ -13,7 +13,7 @@ too long; 0 keeps the configuration's number.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.learner_setup import (
     CLOCKS,
@@ -106,11 +106,13 @@ def update_rows(case: Case, rounds: int, clock: Callable) -> Iterator[Row]:
     yield "training call: device memory", held / 1e6, "MB"
 
 
-def act_rows(case: Case, calls: int, clock: Callable) -> Iterator[Row]:
-    """Times acting from host observations to host actions."""
+def act_rows(
+    case: Case, calls: int, clock: Callable, sizes: Sequence[int] = ACT_ENVS
+) -> Iterator[Row]:
+    """Times acting from host observations to host actions, of so many environments."""
     state = jax.jit(case.method.init)(jax.random.key(0))
     params = jax.device_put(case.policy.params)
-    for num_envs in ACT_ENVS:
+    for num_envs in sizes:
         inputs = act_inputs(case.policy, num_envs)
         begin = clock()
         act = jax.jit(case.method.act).lower(state, params, inputs).compile()

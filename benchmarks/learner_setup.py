@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -21,10 +21,11 @@ from dynvgd_jax.replay.ring import add, example_transition, init_replay
 from dynvgd_jax.steering.base import ActInputs, Method
 from dynvgd_jax.steering.methods import build_method
 from dynvgd_jax.training.programs import call_on_ring
-from dynvgd_jax.training.replay_memory import make_draw
+from dynvgd_jax.training.replay_memory import Draw, make_draw
 
-# "small" is the published method with critics for a CPU.
-PRESETS = {"published": "", "small": "published_quick"}
+# "small" is the published method with critics for a CPU; "gpu" chooses among stored
+# proposals.
+PRESETS = {"published": "", "small": "published_quick", "gpu": "gpu"}
 STORED = 20_000  # transitions in the buffer
 
 # The CPU's clock counts less of other work, but all threads together: with one thread
@@ -43,14 +44,21 @@ class Case(NamedTuple):
     method: Method
 
 
-def make_case(task: str, ddim_steps: int, size: str, utd: int = 0) -> Case:
-    """Returns the case of `configs/<task>_ddim<steps>.py`; `utd` 0 is the config's."""
+def make_case(
+    task: str, ddim_steps: int, size: str, utd: int = 0, **changes: Any
+) -> Case:
+    """Returns the case of `configs/<task>_ddim<steps>.py`; `utd` 0 is the config's.
+
+    `changes` are fields of the configuration that shall have other values.
+    """
     module = importlib.import_module(f"configs.{task}_ddim{ddim_steps}")
     config = module.get_config(PRESETS[size])
     config.utd = utd or config.utd
+    config.update_from_flattened_dict(changes)
     policy = load_policy(f"builtin:{task}")
     method = build_method(config, policy)
-    return Case(f"{task}, DDIM {ddim_steps}, {size}", config, policy, method)
+    words = [task, f"DDIM {ddim_steps}", size, *changes.values()]
+    return Case(", ".join(map(str, words)), config, policy, method)
 
 
 def case_flags(
@@ -60,7 +68,7 @@ def case_flags(
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--tasks", default=tasks)
     parser.add_argument("--ddim", default=ddim)
-    parser.add_argument("--sizes", default=",".join(PRESETS))
+    parser.add_argument("--sizes", default="published,small")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--utd", type=int, default=utd, help="0 is the config's")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
@@ -92,9 +100,9 @@ def flat_action_dim(policy: Policy) -> int:
     return policy.chunk_len * policy.action_dim
 
 
-def random_transitions(policy: Policy, count: int, seed: int) -> Transition:
-    """Returns transitions of plausible size, `[count, ...]` float32 on the host."""
-    rng = np.random.default_rng(seed)
+def random_transitions(case: Case, count: int, seed: int) -> Transition:
+    """Returns transitions of plausible size, `[count, ...]` on the host."""
+    policy, rng = case.policy, np.random.default_rng(seed)
 
     def uniform(*shape):
         return rng.uniform(-1, 1, (count, *shape)).astype(np.float32)
@@ -106,7 +114,22 @@ def random_transitions(policy: Policy, count: int, seed: int) -> Transition:
         next_obs=uniform(policy.obs_dim),
         discount=(rng.random(count) >= 0.01).astype(np.float32),
         ended=np.zeros(count, bool),
+        next_extras={
+            name: uniform(*leaf.shape).astype(leaf.dtype)
+            for name, leaf in case.method.next_extras.items()
+        },
     )
+
+
+def stored_example(case: Case) -> Transition:
+    """Returns one transition as the case's replay buffer keeps it."""
+    method, sizes = case.method, (case.policy.obs_dim, flat_action_dim(case.policy))
+    return example_transition(*sizes, method.extras, method.next_extras)
+
+
+def case_draw(case: Case) -> Draw:
+    """Returns what the case's training call draws."""
+    return make_draw(case.config, case.method.follows, case.method.more_batches)
 
 
 def act_inputs(policy: Policy, num_envs: int) -> ActInputs:
@@ -125,16 +148,14 @@ class Learner:
 
     def __init__(self, case: Case):
         self.case, self.calls = case, 0
-        policy = case.policy
-        self.params = jax.device_put(policy.params)
+        self.params = jax.device_put(case.policy.params)
         self.state = jax.jit(case.method.init)(jax.random.key(0))
-        example = example_transition(policy.obs_dim, flat_action_dim(policy))
-        stored = random_transitions(policy, STORED, 0)
         self.replay = jax.jit(add, donate_argnums=0)(
-            init_replay(STORED, example), stored
+            init_replay(STORED, stored_example(case)),
+            random_transitions(case, STORED, 0),
         )
         self.key = jax.random.key(1)
-        call = call_on_ring(case.method, make_draw(case.config))
+        call = call_on_ring(case.method, case_draw(case))
         lowered = jax.jit(call, donate_argnums=0).lower(*self._inputs())
         self.compiled = lowered.compile()
 

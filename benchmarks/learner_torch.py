@@ -41,10 +41,14 @@ ACT_ENVS = 8
 
 
 def make_torch_learner(case: Case, params) -> TorchLearner:
-    """Returns PyTorch's learner with the policy of `case` and critics `params`."""
+    """Returns PyTorch's learner with the policy of `case` and critics `params`.
+
+    It is on PyTorch's default device.
+    """
     policy = case.policy
+    device = torch.get_default_device()
     tensors = {
-        key: torch.from_numpy(array.copy())
+        key: torch.from_numpy(array.copy()).to(device)
         for key, array in from_flax(policy.network, policy.params).items()
     }
     return TorchLearner(
@@ -76,7 +80,7 @@ def rows(case: Case, rounds: int, clock: Callable) -> Iterator[Row]:
     """Times gradient steps and acting."""
     learner, utd = Learner(case), case.config.utd
     theirs = make_torch_learner(case, jax.device_get(learner.state.critic.params))
-    stored = random_transitions(case.policy, STORED, 0)
+    stored = random_transitions(case, STORED, 0)
     replay = jax.tree.map(torch.from_numpy, stored)
     own, other, ratio = in_turns(
         learner.call, lambda: theirs.update(replay), rounds, clock

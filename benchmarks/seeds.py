@@ -14,9 +14,9 @@ from benchmarks.learner_setup import (
     Case,
     case_flags,
     cases,
-    flat_action_dim,
     print_row,
     random_transitions,
+    stored_example,
 )
 
 # isort: split
@@ -26,7 +26,6 @@ import jax
 import numpy as np
 
 from dynvgd_jax.core.jax_start import run_on_devices
-from dynvgd_jax.replay.ring import example_transition
 from dynvgd_jax.training.placement import place
 from dynvgd_jax.training.programs import compile_programs
 from dynvgd_jax.training.replay_memory import DeviceReplay
@@ -40,9 +39,8 @@ class Learners:
         self.num_seeds, self.calls = num_seeds, 0
         inputs = (case.config, case.policy, case.method, placement)
         self.programs = compile_programs(*inputs)
-        sizes = (case.policy.obs_dim, flat_action_dim(case.policy))
-        self.replay = DeviceReplay(placement, STORED, example_transition(*sizes))
-        stored = [random_transitions(case.policy, STORED, s) for s in range(num_seeds)]
+        self.replay = DeviceReplay(placement, STORED, stored_example(case))
+        stored = [random_transitions(case, STORED, seed) for seed in range(num_seeds)]
         self.replay.store(stored)
         init = jax.jit(case.method.init)
         learners = [init(jax.random.key(seed)) for seed in range(num_seeds)]

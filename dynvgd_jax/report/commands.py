@@ -10,7 +10,7 @@ from dynvgd_jax.core.fields import flat
 from dynvgd_jax.report.grouping import differing, value_text
 from dynvgd_jax.report.reading import Run
 
-PRESETS = ("", "quick", "hour", "published_quick")
+PRESETS = ("", "quick", "hour", "gpu", "published_quick")
 
 
 def command_of(run: Run) -> str:

@@ -46,6 +46,7 @@ TRAIN_CHARTS = {
     "Speed": {
         "control steps per second": (r"^time/control_steps_per_s$",),
         "share of time": (r"^time/.*_share$",),
+        "time line of a vector step, ms": (r"^time/.*_ms$",),
     },
 }
 PRETRAIN_CHARTS = {"Pre-training": {"loss": (r"^pretrain/.*loss$",)}}

@@ -99,7 +99,12 @@ def _learn(run: RunState) -> None:
     due_log = Due(config.log.every_env_steps, run.env_steps)
     due_evaluation = Due(config.eval.every_env_steps, run.env_steps)
     due_checkpoint = Due(config.checkpoint.every_env_steps, run.env_steps)
-    run.clocks = Clocks(ACTIVITIES, first_step=run.env_steps)
+    run.clocks = Clocks(
+        ACTIVITIES,
+        first_step=run.env_steps,
+        round_steps=run.job.vector_step,
+        apart=("eval",),
+    )
     learning = run.num_updates() > 0 or run.env_steps > _explored_env_steps(run)
     while True:
         if run.to_evaluate:
@@ -168,7 +173,7 @@ def _act_and_update(run: RunState) -> None:
     _start_rollouts(run, decisions)
     if run.job.config.overlap:
         scalars = _update(run, run.env_steps + run.job.vector_step)
-        _finish_rollouts(run)
+        _finish_rollouts(run, beside=True)
     else:
         _finish_rollouts(run)
         with run.clocks.measure("update"):
@@ -204,13 +209,20 @@ def _start_rollouts(run: RunState, decisions: Sequence[tuple]) -> None:
         seed.collector.step_async(chunks, extras)
 
 
-def _finish_rollouts(run: RunState) -> None:
-    """Waits for the environments and stores what they did."""
+def _finish_rollouts(run: RunState, beside: bool = False) -> None:
+    """Waits for the environments and stores what they did.
+
+    With a training call `beside` them, what is left of that counts as its own time:
+    what follows needs the devices too.
+    """
     with run.clocks.measure("rollout"):
         stepped = [seed.finish_step() for seed in run.seeds]
+    if beside:
+        with run.clocks.measure("update"):
+            jax.block_until_ready(run.learner)
     run.env_steps += run.job.vector_step
     if run.job.method.propose is not None:
-        with run.clocks.measure("act"):
+        with run.clocks.measure("propose"):
             stepped = with_proposals(run, stepped)
     if run.replay is not None:
         fresh: list[Transition] = [transition for transition, _ in stepped]

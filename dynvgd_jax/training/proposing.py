@@ -7,7 +7,7 @@ import numpy as np
 
 from dynvgd_jax.core.types import EpisodeEnds, Transition
 from dynvgd_jax.steering.base import ActInputs
-from dynvgd_jax.training.state import Job, RunState
+from dynvgd_jax.training.state import Job, RunState, SeedState
 
 # Offline observations that are decoded at once.
 OFFLINE_ROWS = 512
@@ -37,21 +37,22 @@ def acting_inputs(run: RunState) -> list[ActInputs]:
 def with_proposals(run: RunState, stepped: Stepped) -> Stepped:
     """Returns the new transitions with what was drawn at their next observation.
 
-    Of an ended episode that is the terminal one, which a target looks at where only the
-    time limit ended it; acting goes on from the next episode's first.
+    Of an ended episode that is the terminal one, where only the time limit ended it:
+    targets look at it, while acting goes on from the next episode's first, so that both
+    are drawn. After a done no target looks, and one draw is enough: such a transition
+    has what belongs to the next episode's first observation.
     """
     reached = [
-        seed.act_inputs(run.env_steps)._replace(
-            obs=transition.next_obs, seeds=ends.seed, chunk_index=ends.chunks
-        )
-        for seed, (transition, ends) in zip(run.seeds, stepped, strict=True)
+        seed.act_inputs(run.env_steps)._replace(**_where_to_look(seed, *own))
+        for seed, own in zip(run.seeds, stepped, strict=True)
     ]
     there = here = _propose(run, reached)
-    if any(ends.ended.any() for _, ends in stepped):
+    cut = [ends.ended & (transition.discount > 0) for transition, ends in stepped]
+    if any(rows.any() for rows in cut):
         first = _propose(run, [seed.act_inputs(run.env_steps) for seed in run.seeds])
         here = [
-            {name: _where(ends.ended, new[name], old[name]) for name in old}
-            for new, old, (_, ends) in zip(first, there, stepped, strict=True)
+            {name: _where(rows, new[name], old[name]) for name in old}
+            for new, old, rows in zip(first, there, cut, strict=True)
         ]
     for seed, drawn in zip(run.seeds, here, strict=True):
         seed.proposed = drawn
@@ -60,6 +61,22 @@ def with_proposals(run: RunState, stepped: Stepped) -> Stepped:
         (transition._replace(next_extras=as_stored(drawn, example)), ends)
         for (transition, ends), drawn in zip(stepped, there, strict=True)
     ]
+
+
+def _where_to_look(
+    seed: SeedState, transition: Transition, ends: EpisodeEnds
+) -> dict[str, np.ndarray]:
+    """Observation, episode and chunk of every environment whose draw is needed first.
+
+    The next observation of the transition, or where it is done the one to act from.
+    """
+    done, now = transition.discount == 0, seed.collector
+    pairs = {
+        "obs": (now.obs, transition.next_obs),
+        "seeds": (now.books.seed, ends.seed),
+        "chunk_index": (now.books.chunks, ends.chunks),
+    }
+    return {name: _where(done, *pair) for name, pair in pairs.items()}
 
 
 def offline_with_proposals(job: Job) -> Transition:

@@ -31,10 +31,13 @@ RECENT_CALLS = 200
 # Finished training episodes over which success and return are averaged.
 RECENT_EPISODES = 100
 
-ACTIVITIES = ("rollout", "act", "update", "eval")
+ACTIVITIES = ("act", "rollout", "propose", "update", "eval")
 
 # Uses of a seed's key; a key is drawn from one of these and a counter.
 INIT_KEY, ACT_KEY, UPDATE_KEY = range(3)
+
+# One program: a vector step asks for a key of every seed.
+_fold_in = jax.jit(jax.random.fold_in)
 
 # Control steps after a training call, and the call's scalars.
 Record = tuple[int, Mapping[str, float]]
@@ -95,6 +98,7 @@ class SeedState:
     ended: list[EpisodeResult] = dataclasses.field(default_factory=list)
     # stored, not saved yet; of a method without replay buffers none
     fresh: list[Transition] = dataclasses.field(default_factory=list)
+    _keys: dict[int, jax.Array] = dataclasses.field(default_factory=dict)  # by use
 
     @property
     def seed(self) -> int:
@@ -102,11 +106,14 @@ class SeedState:
 
     def key(self, use: int) -> jax.Array:
         """The key of one use, INIT_KEY, ACT_KEY or UPDATE_KEY."""
-        return jax.random.fold_in(jax.random.key(self.config.seed), use)
+        if use not in self._keys:
+            key = jax.random.key(self.config.seed)
+            self._keys[use] = jax.random.fold_in(key, use)
+        return self._keys[use]
 
     def update_key(self, env_steps: int) -> jax.Array:
         """The key of the training call at `env_steps`."""
-        return jax.random.fold_in(self.key(UPDATE_KEY), env_steps)
+        return _fold_in(self.key(UPDATE_KEY), np.uint32(env_steps))
 
     def act_inputs(self, env_steps: int) -> ActInputs:
         """What training acts on."""

@@ -24,7 +24,7 @@ TRAIN_CONFIGS = [
 ]
 
 
-PRESETS = ("quick", "hour", "published_quick")
+PRESETS = ("quick", "hour", "gpu", "published_quick")
 
 
 def load(name, preset=""):
@@ -119,6 +119,19 @@ def test_published_quick_changes_sizes_but_not_the_method():
     assert quick.total_env_steps == 128_000 and quick.critic.width == 256
     assert quick.guidance == full.guidance and quick.ddim_steps == full.ddim_steps
     assert quick.explore == full.explore and quick.target_n_step == 1
+
+
+def test_gpu_is_quick_at_another_size():
+    quick, gpu = load("square_ddim8", "quick"), load("square_ddim8", "gpu")
+    names = fields.field_names(quick)
+    differ = {
+        n for n in names if fields.get_field(quick, n) != fields.get_field(gpu, n)
+    }
+    periods = {"eval.every_env_steps", "eval.num_envs", "checkpoint.every_env_steps"}
+    sizes = {"total_env_steps", "utd", "critic.width", "precision"}
+    assert differ == sizes | periods
+    assert (gpu.total_env_steps, gpu.critic.width, gpu.utd) == (200_000, 1024, 20)
+    assert gpu.total_env_steps % (gpu.num_envs * 4) == 0  # of whole vector steps
 
 
 @pytest.mark.parametrize("name", TRAIN_CONFIGS)

@@ -8,6 +8,7 @@ from dynvgd_jax.diffusion.policy_files import load_policy
 from dynvgd_jax.steering.base import ActInputs
 from dynvgd_jax.steering.methods import build_method
 from dynvgd_jax.steering.proposals import PROPOSALS as NAME
+from dynvgd_jax.training import proposing
 from dynvgd_jax.training.loop import train
 from dynvgd_jax.training.state import ACT_KEY
 from tests.support import wiring
@@ -32,8 +33,18 @@ KEPT = {
 @pytest.mark.parametrize(
     "dtype", ["float32", pytest.param("float16", marks=pytest.mark.slow)]
 )
-def test_every_transition_has_the_proposals_of_its_next_observation(tmp_path, dtype):
-    """Also at an episode's end; and acting takes one of its observation's own."""
+def test_every_transition_has_the_proposals_of_its_next_observation(
+    tmp_path, monkeypatch, dtype
+):
+    """Also at a time limit; and acting takes one of its observation's own.
+
+    After a done, where no target looks, it has those of the next episode's first: so
+    that a vector step draws twice only where a time limit has ended an episode.
+    """
+    drawn, propose = [], proposing._propose
+    monkeypatch.setattr(
+        proposing, "_propose", lambda *args: drawn.append(args) or propose(*args)
+    )
     policy = wiring.save_toy_policy(tmp_path / "policy")
     config = wiring.wired(policy, **KEPT | {"proposals.dtype": dtype})
     (env,), _ = wiring.run(config, tmp_path / "run")
@@ -49,24 +60,35 @@ def test_every_transition_has_the_proposals_of_its_next_observation(tmp_path, dt
         return obs, method.propose(loaded.params, inputs)[NAME]
 
     explored = config.first_rollout_env_steps // wiring.VECTOR_STEP
-    ended = 0
+    done = stored["discount"] == 0
+    places = [list(zip(s.seeds.tolist(), s.chunks.tolist())) for s in env.played]
     for number, step in enumerate(env.played):
         rows = slice(wiring.NUM_ENVS * number, wiring.NUM_ENVS * (number + 1))
-        here = [(int(s), int(c)) for s, c in zip(step.seeds, step.chunks, strict=True)]
-        obs, candidates = proposed(here)
+        obs, candidates = proposed(places[number])
         np.testing.assert_array_equal(stored["obs"][rows], obs)
         if number >= explored:
             found = np.abs(candidates - step.actions[:, None]).max(axis=(2, 3))
             assert (found.min(axis=1) < 1e-6).all()
-        next_obs, candidates = proposed([(seed, chunk + 1) for seed, chunk in here])
+        after = [(seed, chunk + 1) for seed, chunk in places[number]]
+        next_obs, candidates = proposed(after)
         np.testing.assert_array_equal(stored["next_obs"][rows], next_obs)
-        kept = stored[f"next_extras/{NAME}"][rows]
+        checked = np.ones(wiring.NUM_ENVS, bool)
+        if number + 1 < len(places):
+            acted = zip(done[rows], places[number + 1], after, strict=True)
+            _, candidates = proposed([new if over else old for over, new, old in acted])
+        else:  # where a done led to is not in the diary
+            checked = ~done[rows]
+        kept = stored[f"next_extras/{NAME}"][rows][checked]
         assert kept.dtype == dtype
         np.testing.assert_allclose(
-            kept, candidates.astype(dtype), atol=1e-6 if dtype == "float32" else 5e-4
+            kept,
+            candidates[checked].astype(dtype),
+            atol=1e-6 if dtype == "float32" else 5e-4,
         )
-        ended += stored["ended"][rows].sum()
-    assert number + 1 == config.total_env_steps // wiring.VECTOR_STEP and ended > 0
+    assert number + 1 == config.total_env_steps // wiring.VECTOR_STEP
+    limits = (stored["ended"] & ~done)[: rows.stop].reshape(-1, wiring.NUM_ENVS)
+    assert done[: rows.stop].any() and 0 < limits.any(axis=1).sum() < len(limits)
+    assert len(drawn) == len(limits) + limits.any(axis=1).sum()
 
 
 @pytest.mark.slow

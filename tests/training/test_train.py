@@ -53,8 +53,10 @@ def test_leaves_everything_behind(run):
     events.Reload()
     names = set(events.Tags()["scalars"])
     assert set(PUBLISHED_NAMES) <= names
-    shares = {f"time/{name}_share" for name in ("rollout", "act", "update", "eval")}
-    assert shares | {"time/control_steps_per_s"} <= names
+    activities = ("act", "rollout", "propose", "update")
+    shares = {f"time/{name}_share" for name in (*activities, "eval")}
+    line = {f"time/{name}_ms" for name in (*activities, "idle")}
+    assert shares | line | {"time/control_steps_per_s"} <= names
     # The first training call (vector step 11) is logged, then every 4th, then the end.
     steps = [p.step // VECTOR_STEP for p in events.Scalars("train/critic_loss")]
     assert steps == [11, 12, 16, 20, 24]

@@ -134,10 +134,20 @@ def training_call(
 
 
 def global_norm(tree: PyTree) -> jax.Array:
-    """Returns the 2-norm of all leaves together, of the ensemble's shapes.
+    """Returns the 2-norm of all leaves together, of the ensemble's shapes."""
+    return jax.lax.platform_dependent(tree, cpu=_cpu_norm, default=_norm)
 
-    Summed over the critics first, then behind a barrier over the rest: as one large sum
-    XLA's CPU backend writes all squares to memory before it adds them.
+
+def _norm(tree: PyTree) -> jax.Array:
+    """On GPUs XLA takes these sums in Adam's first pass over the gradient."""
+    squares = (jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
+    return jnp.sqrt(sum(squares))
+
+
+def _cpu_norm(tree: PyTree) -> jax.Array:
+    """Summed over the critics first, then behind a barrier over the rest.
+
+    As one large sum XLA's CPU backend writes all squares to memory before it adds them.
     """
     squares = jax.tree.map(lambda leaf: jnp.sum(jnp.square(leaf), axis=0), tree)
     squares = jax.lax.optimization_barrier(squares)
