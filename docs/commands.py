@@ -3,13 +3,13 @@
 A comment stands before each block of commands, which no reader of the page sees:
 
     <!-- run: 20 s -->
-    <!-- run: 31 min; serves, needs runs; 2 min, needs runs/can_ddim8-quick-seed0 -->
+    <!-- run: 31 min; serves, needs runs/; 2 min, needs runs/can_ddim8-quick-seed0 -->
 
 One mark for all commands of the block, or one for each, in their order, between
 semicolons. A mark begins with the time that the command takes, on one quiet core, or
 with `serves` for what goes on until it is stopped. Then, between commas:
 
-    needs PATH      a file or folder of the clone, which has a slash or a dot in its name
+    needs PATH      a file or folder of the clone: a slash or a dot is in its name
     needs WORD      one of `NEEDS`
     without PATH    must not be there yet: a run never writes over another
 """
@@ -27,8 +27,9 @@ NEEDS = {
     "cluster": "several machines, or a scheduler",
     "root": "Debian's apt-get as root",
     "network": "downloads, and an environment that may be changed",
+    "person": "a person, who completes it or does something beside it",
 }
-SHELL = ("bash", "sh", "shell", "console")  # languages of blocks
+SHELL = ("bash", "sh")  # languages of blocks
 # What a command begins with in a block that names no language, or inside a line.
 PROGRAMS = ("python", "pip", "launch.py", "taskset", "srun", "tensorboard", "apt-get")
 _UNITS = {"s": 1, "min": 60, "h": 3600, "days": 86400}
@@ -73,7 +74,7 @@ def blocks(page: str) -> list[Block]:
     for token in MarkdownIt().parse(page):
         if token.type == "html_block":
             match = _MARK.fullmatch(token.content)
-            mark = match and match[1]
+            mark = match and " ".join(match[1].split())
         elif token.type in ("fence", "code_block"):
             if _is_shell(token.info.strip(), token.content):
                 fenced = token.type == "fence"

@@ -29,6 +29,7 @@ from docs import commands
 from docs.commands import NEEDS, Command
 
 SERVES_S = 20.0  # what serves has served well when it still runs after so long
+MARGIN_S = 60.0  # that every command has beyond three times what it is said to take
 LAST_LINES = 12  # of a failed command's output
 
 
@@ -92,7 +93,7 @@ def _left_out(command: Command, root: Path, most_s: float, have: set[str]) -> st
 def run_one(command: Command, root: Path) -> Result:
     """Runs one command in the clone `root`."""
     mark, begin = command.mark, time.monotonic()
-    limit_s = SERVES_S if mark.serves else 3 * mark.seconds + 60
+    limit_s = SERVES_S if mark.serves else 3 * mark.seconds + MARGIN_S
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             ["bash", "-c", command.text],
