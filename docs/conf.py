@@ -20,6 +20,7 @@ html_theme = "furo"
 html_title = f"{project} {version}"
 html_copy_source = False
 html_show_sphinx = False
+html_use_index = False
 highlight_language = "none"  # indented blocks are formulas and folders
 myst_heading_anchors = 3  # `page.md#a-heading`, as git hosts name them
 suppress_warnings = ["myst.header"]  # a page may begin with any heading

@@ -146,4 +146,6 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     front = (site / "index.html").read_text()
     first, second = front.index("first_hour.html"), front.index("install.html")
     assert first < second
-    assert "-m docs.run_commands" in (site / "documentation.html").read_text()
+    text = re.sub("<[^>]+>", "", (site / "documentation.html").read_text())
+    assert "python -m docs.run_commands /tmp/clone" in text
+    assert (site / "_images" / "method.svg").is_file()
