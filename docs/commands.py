@@ -30,8 +30,11 @@ NEEDS = {
     "person": "a person, who completes it or does something beside it",
 }
 SHELL = ("bash", "sh")  # languages of blocks
-# What a command begins with in a block that names no language, or inside a line.
-PROGRAMS = ("python", "pip", "launch.py", "taskset", "srun", "tensorboard", "apt-get")
+# What a command begins with in a block that names no language, or inside a sentence.
+_PROGRAM = re.compile(
+    r"(\w+=\S* )*"
+    r"(\S*/)?(python[\d.]*|pip|taskset|srun|tensorboard|apt-get|convert_torch_ckpt.py)\s"
+)
 _UNITS = {"s": 1, "min": 60, "h": 3600, "days": 86400}
 _MARK = re.compile(r"<!-- run: (.*?) -->\s*", re.DOTALL)
 
@@ -89,8 +92,7 @@ def blocks(page: str) -> list[Block]:
 def _is_shell(language: str, text: str) -> bool:
     if language:
         return language in SHELL
-    starts = [line.strip().split(" ")[0] for line in text.splitlines()]
-    return any(Path(start).name.startswith(PROGRAMS) for start in starts if start)
+    return any(_PROGRAM.match(line.strip() + " ") for line in text.splitlines())
 
 
 def split(block: Block) -> list[tuple[int, str]]:
@@ -171,11 +173,6 @@ def inline(page: str) -> list[str]:
     for token in MarkdownIt().enable("table").parse(page):
         for child in token.children or ():
             text = child.content.strip()
-            first = text.split(" ")[0]
-            if child.type == "code_inline" and " " in text and _is_program(first):
+            if child.type == "code_inline" and _PROGRAM.match(text):
                 found.append(text)
     return found
-
-
-def _is_program(word: str) -> bool:
-    return Path(word).name in (*PROGRAMS, "convert_torch_ckpt.py")

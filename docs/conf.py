@@ -1,4 +1,4 @@
-"""The documentation as a site, by Sphinx: `sphinx-build -W docs site`.
+"""The documentation as a site, by Sphinx: `python -m sphinx -W docs site`.
 
 The pages are plain Markdown, which a git host shows as well. Their order is that of the
 lists in index.md: a heading there is a group of the site's menu, a list item a page.

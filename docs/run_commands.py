@@ -86,8 +86,12 @@ def _left_out(command: Command, root: Path, most_s: float, have: set[str]) -> st
         if (root / path).exists():
             return f"{path} is there already"
     if mark.seconds > most_s:
-        return f"takes {mark.seconds / 60:.0f} min"
+        return f"takes {_time(mark.seconds)}"
     return ""
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
 
 
 def run_one(command: Command, root: Path) -> Result:
