@@ -108,7 +108,7 @@ def program_texts(text):
     """The sources that read the flags of a command, or what is missing."""
     module = re.search(r"python[\d.]* -m ([\w.]+)", text)
     script = re.search(r"python[\d.]* ([\w/]+\.py)", text)
-    if module and module[1].split(".")[0] in ("pytest", "venv", "pip"):
+    if module and module[1].split(".")[0] in ("pip", "pytest", "sphinx", "venv"):
         return None
     if module:
         path = ROOT / module[1].replace(".", "/")
