@@ -18,7 +18,8 @@ What a policy's tensors cannot tell comes from --dppo_config=FILE.yaml, from fla
 (--task, --num_train_timesteps, --activation, --ft_denoising_steps) or from `td20` and
 `tdf10` in the file's path; one line says which. For a data set, --filter_key=KEY takes
 some episodes of a robomimic file, and --task says which task it must be of.
-docs/checkpoints.md explains all of it. --version prints the program's version.
+docs/checkpoints.md explains all of it. --quiet prints errors and the result only, no
+notes; --version prints the program's version.
 Mistakes are answered with one line on stderr and exit code 2; nothing is written then.
 """
 
@@ -35,10 +36,17 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from absl import flags
 
 from dynvgd_jax.core import overrides
-from dynvgd_jax.core.command import asks_for, run_command, version_text
+from dynvgd_jax.core.command import (
+    asks_for,
+    define_quiet,
+    run_command,
+    version_text,
+)
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.output import note, quietly
 from dynvgd_jax.envs.base import task_names
+from dynvgd_jax.runs.terminal import job, module, print_next
 
 PROGRAM = "convert_torch_ckpt.py"
 JOBS = ("policy", "critic", "dataset", "inspect", "to_torch")
@@ -56,13 +64,16 @@ def main(argv: list[str]) -> int:
             print(version_text())
         else:
             logging.basicConfig(format=f"{PROGRAM}: note: %(message)s")
-            _run(_parse(argv))
+            values = _parse(argv)
+            with quietly(values.quiet):
+                _run(values)
 
     return run_command(PROGRAM, body, disk_note="nothing was written")
 
 
 def _define_flags(values: flags.FlagValues) -> None:
     options = {"flag_values": values}
+    define_quiet(values)
     flags.DEFINE_string("policy", None, "DPPO's .pt file.", **options)
     flags.DEFINE_string("critic", None, "VGD's .zip file.", **options)
     flags.DEFINE_string("dataset", None, "Demonstrations.", **options)
@@ -140,11 +151,14 @@ def _run(values: flags.FlagValues) -> None:
             filter_key=values.filter_key,
         )
         print(f"wrote {values.output}: {text}")
+        data = f"--config.dataset={Path(values.output) / 'train.npz'}"
+        print_next(job(values.task or "", "pretrain", data))
     elif values.critic is not None:
         from dynvgd_jax.torch_weights.run import convert_critics
 
         lines = convert_critics(values.critic, values.output, values.config)
         _report(values.output, lines)
+        print_next({"episodes": module("evaluate", values.output)})
     else:
         _convert_policy(values)
 
@@ -173,11 +187,13 @@ def _convert_policy(values: flags.FlagValues) -> None:
         dppo_config=values.dppo_config,
     )
     _report(values.output, result)
+    steer = job(result.task, "ddim", f"--config.base_policy={values.output}")
+    print_next({"episodes": module("evaluate", values.output)} | steer)
 
 
 def _report(output: str, result) -> None:
-    for note in result.notes:
-        print(f"{PROGRAM}: note: {note}", file=sys.stderr)
+    for text in result.notes:
+        note(f"{PROGRAM}: note: {text}")
     print(f"wrote {output}; {result.agreement()}")
 
 

@@ -41,7 +41,6 @@ from dynvgd_jax.evaluate.videos import Recorder, Take, load_encoder, write_video
 from dynvgd_jax.runs.durable import new_folder, sync
 from dynvgd_jax.runs.metrics import EPISODES_FILE, episode_rows
 from dynvgd_jax.runs.report import (
-    Progress,
     episodes_text,
     evaluation_line,
     print_results,
@@ -53,6 +52,7 @@ from dynvgd_jax.runs.settings import (
     write_config,
     write_versions,
 )
+from dynvgd_jax.runs.terminal import Progress, module, print_next
 from dynvgd_jax.steering.base import Metrics
 
 FOLDER = "evaluations"  # in the run's folder, one folder an evaluation inside
@@ -169,7 +169,26 @@ def run_evaluation(
                     f"cannot write {target / videos.FOLDER}: {error}"
                 ) from error
             print(f"wrote {target / videos.FOLDER}")
+    print_next(_next(source, subject, changes, target, films))
     return found
+
+
+def _next(
+    source: str,
+    subject: Subject,
+    changes: dict[str, Any],
+    target: Path,
+    films: int,
+) -> dict[str, Sequence]:
+    """What one may type next, by purpose."""
+    same = [f"--config.{name}={value}" for name, value in changes.items()]
+    output = f"--output={target}-videos"
+    commands = {}
+    if not films:
+        commands["films"] = module("evaluate", source, *same, "--videos=6", output)
+    if subject.agent is not None and subject.agent.method.value is not None:
+        commands["what the critics know"] = module("audit", source)
+    return commands
 
 
 def _evaluate_into(

@@ -35,6 +35,7 @@ _CHECK_ROWS = 64
 class ConvertedPolicy(NamedTuple):
     """What the conversion found."""
 
+    task: str
     difference: float  # largest |eps_jax - eps_torch|
     notes: list[str]  # what a user should know, one line each
 
@@ -113,7 +114,7 @@ def convert_policy(
     notes = [f"{facts.line()}, weights {checkpoint.weights or 'as they are'}, {scale}"]
     notes += [*facts.notes, *checkpoint.notes]
     note = None if said is None else disagreements(said, policy.network)
-    return ConvertedPolicy(difference, notes + ([note] if note else []))
+    return ConvertedPolicy(policy.task, difference, notes + ([note] if note else []))
 
 
 def largest_difference(policy: Policy, checkpoint: Checkpoint) -> float:

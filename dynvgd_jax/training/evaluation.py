@@ -79,13 +79,11 @@ def play(run: RunState, name: str, label: str, act: ActFn) -> list[EpisodeResult
 
     def progress(result):
         done.append(result)
-        job.progress.update(
-            run.env_steps,
-            success=sum(r.success_chunk for r in done) / len(done),
-            stage=f"evaluating {label}{name} {len(done)}/{len(own)}",
-        )
+        rate = sum(r.success_chunk for r in done) / len(done)
+        part.update(len(done), success=rate)
 
-    with run.clocks.measure("eval"):
+    showing = job.progress.part(f"evaluating {label}{name}", len(own))
+    with run.clocks.measure("eval"), showing as part:
         results = evaluate(
             job.eval_env,
             act_unless_stopped,
