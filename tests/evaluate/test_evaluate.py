@@ -55,6 +55,21 @@ def test_repeats_the_runs_own_evaluations(finished_run, tmp_path, capsys):
     assert "dynvgd/tanh_randn - base/tanh_randn: " in text
     assert "dynvgd/tanh_randn - base/randn: " in text
     assert f"wrote {tmp_path / 'out' / EPISODES_FILE}" in text
+    films, knowledge = text.splitlines()[-2:]
+    module, output = "python -m dynvgd_jax", f"--output={tmp_path / 'out-videos'}"
+    assert films.split(": ", 1)[1].strip() == (
+        f"{module}.evaluate {finished_run} --videos=6 {output}"
+    )
+    assert knowledge.endswith(f": {module}.audit {finished_run}")
+
+
+def test_quiet_leaves_the_table(finished_run, tmp_path, capsys):
+    sizes = ["--episodes=2", "--num_envs=2", "--config.eval.noises=tanh_randn"]
+    assert evaluate(finished_run, *sizes, f"--output={tmp_path / 'q'}", "--quiet") == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "Success with 95 % intervals" in said.out
+    assert said.out.splitlines()[-1] == f"wrote {tmp_path / 'q' / EPISODES_FILE}"
 
 
 def test_other_episodes_checkpoints_and_fields(finished_run, tmp_path, capsys):
