@@ -45,7 +45,7 @@ from dynvgd_jax.core.command import (
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.output import note, quietly
-from dynvgd_jax.envs.base import task_names
+from dynvgd_jax.envs.base import check_task
 from dynvgd_jax.runs.terminal import job, module, print_next
 
 PROGRAM = "convert_torch_ckpt.py"
@@ -80,7 +80,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("inspect", None, "File to describe.", **options)
     flags.DEFINE_string("to_torch", None, "Folder to write for torch.", **options)
     flags.DEFINE_string("output", None, "New folder, or file.", **options)
-    flags.DEFINE_enum("task", None, task_names(), "Robosuite task.", **options)
+    flags.DEFINE_string("task", None, "Of policy or data set.", **options)
     flags.DEFINE_string("dppo_config", None, "DPPO's YAML.", **options)
     flags.DEFINE_string("normalization", None, "DPPO's npz.", **options)
     flags.DEFINE_string("filter_key", "", "Episodes of a dataset.", **options)
@@ -112,6 +112,8 @@ def _parse(argv: list[str]) -> flags.FlagValues:
         overrides.split_config(argv)  # says which configurations there are
     if values.filter_key and values.dataset is None:
         raise UserError("--filter_key: found without --dataset, expected with it")
+    if values.task is not None:
+        _check_task(values.task)
     for name in PATHS:
         text = values[name].value
         if text is not None and not text.strip():
@@ -119,6 +121,13 @@ def _parse(argv: list[str]) -> flags.FlagValues:
         if text is not None:
             values[name].value = str(expand(text))
     return values
+
+
+def _check_task(task: str) -> None:
+    try:
+        check_task("task", task)
+    except UserError as error:
+        raise UserError(str(error).replace("config.task", "--task", 1)) from error
 
 
 def _parse_plain(argv: list[str]) -> flags.FlagValues:

@@ -184,7 +184,7 @@ def _next(
     same = [f"--config.{name}={value}" for name, value in changes.items()]
     output = f"--output={target}-videos"
     commands = {}
-    if not films:
+    if not films and envs_base.can_draw(subject.config):
         commands["films"] = module("evaluate", source, *same, "--videos=6", output)
     if subject.agent is not None and subject.agent.method.value is not None:
         commands["what the critics know"] = module("audit", source)

@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dynvgd_jax.core.types import Transition
+from dynvgd_jax.envs.base import can_draw
 from dynvgd_jax.runs.clocks import Clocks, Due
 from dynvgd_jax.runs.report import Summary, print_results, print_seed_means
 from dynvgd_jax.runs.terminal import curves, module, print_next
@@ -65,9 +66,10 @@ def train(
         commands = {
             "curves": curves(Path(workdir)),
             "held-out episodes": module("evaluate", one_seed, "--seed=1"),
-            "films": module("evaluate", one_seed, "--videos=6"),
-            "one page": module("report", workdir, "--output=report"),
         }
+        if can_draw(config):
+            commands["films"] = module("evaluate", one_seed, "--videos=6")
+        commands["one page"] = module("report", workdir, "--output=report")
         print_next(commands)
     return summaries
 

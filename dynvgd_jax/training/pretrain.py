@@ -29,7 +29,7 @@ from dynvgd_jax.diffusion.network import DiffusionMLP
 from dynvgd_jax.diffusion.policy import Policy, make_denoiser
 from dynvgd_jax.diffusion.policy_files import save_policy
 from dynvgd_jax.envs import base as envs_base
-from dynvgd_jax.envs.base import VectorEnv, task_names
+from dynvgd_jax.envs.base import VectorEnv, check_task
 from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
 from dynvgd_jax.runs.metrics import MetricsLog
 from dynvgd_jax.runs.report import (
@@ -118,7 +118,7 @@ def check_config(config: ConfigDict) -> None:
         )
     for field, bounds in ranges.items():
         check_range(field, get_field(config, field), *bounds)
-    check_choice("task", config.task, task_names())
+    check_task("task", config.task)
     check_choice("eval.noise", config.eval.noise, START_NOISES)
     check_fields(config, precision.FIELDS)
 
