@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import glob
 import hashlib
 import json
 import secrets
@@ -38,7 +39,7 @@ from dynvgd_jax.envs.rollout import ActFn, evaluate, evaluation_seeds
 from dynvgd_jax.evaluate import play, videos
 from dynvgd_jax.evaluate.play import base_act, steered_act
 from dynvgd_jax.evaluate.videos import Recorder, Take, load_encoder, write_videos
-from dynvgd_jax.runs.durable import new_folder, sync
+from dynvgd_jax.runs.durable import held, new_folder, remove_abandoned, sync
 from dynvgd_jax.runs.metrics import EPISODES_FILE, episode_rows
 from dynvgd_jax.runs.report import (
     episodes_text,
@@ -208,7 +209,11 @@ def _evaluate_into(
     found: dict[str, list[EpisodeResult]] = {}
     try:
         # Made before anything is played: nothing must be lost for want of a place.
-        with new_folder(own) as partial:
+        abandoned = f"..{glob.escape(target.name)}.{'[0-9a-f]' * 8}.partial"
+        remove_abandoned(target.parent, abandoned)
+        with new_folder(own) as partial, held(partial) as is_ours:
+            if not is_ours:
+                raise FileNotFoundError(f"{partial} was deleted by another evaluation")
             env = make_env(min(config.eval.num_envs, config.eval.episodes))
             try:
                 subject.policy.require_fit(*env.sizes[:3])

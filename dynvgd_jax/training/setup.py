@@ -82,7 +82,7 @@ def open_run(
     programs = compile_programs(config, policy, method, placement)
     learner = None
     if config.initial_critics and saved[0] is None:
-        start = load_learner(config.initial_critics, method)
+        start = load_learner(config.initial_critics, config, method)
         learner = programs.put([start] * config.num_seeds)
     offline = _load_offline(config, policy, saved[0])
     num_envs = own_envs(config.num_envs, processes.count())
