@@ -18,7 +18,8 @@ What a policy's tensors cannot tell comes from --dppo_config=FILE.yaml, from fla
 (--task, --num_train_timesteps, --activation, --ft_denoising_steps) or from `td20` and
 `tdf10` in the file's path; one line says which. For a data set, --filter_key=KEY takes
 some episodes of a robomimic file, and --task says which task it must be of.
-docs/checkpoints.md explains all of it. --version prints the program's version.
+docs/checkpoints.md explains all of it. --quiet prints errors and the result only, no
+notes; --version prints the program's version.
 Mistakes are answered with one line on stderr and exit code 2; nothing is written then.
 """
 
@@ -35,10 +36,17 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from absl import flags
 
 from dynvgd_jax.core import overrides
-from dynvgd_jax.core.command import asks_for, run_command, version_text
+from dynvgd_jax.core.command import (
+    asks_for,
+    define_quiet,
+    run_command,
+    version_text,
+)
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.envs.base import task_names
+from dynvgd_jax.core.output import note, quietly
+from dynvgd_jax.envs.base import check_task
+from dynvgd_jax.runs.terminal import job, module, print_next
 
 PROGRAM = "convert_torch_ckpt.py"
 JOBS = ("policy", "critic", "dataset", "inspect", "to_torch")
@@ -56,20 +64,23 @@ def main(argv: list[str]) -> int:
             print(version_text())
         else:
             logging.basicConfig(format=f"{PROGRAM}: note: %(message)s")
-            _run(_parse(argv))
+            values = _parse(argv)
+            with quietly(values.quiet):
+                _run(values)
 
     return run_command(PROGRAM, body, disk_note="nothing was written")
 
 
 def _define_flags(values: flags.FlagValues) -> None:
     options = {"flag_values": values}
+    define_quiet(values)
     flags.DEFINE_string("policy", None, "DPPO's .pt file.", **options)
     flags.DEFINE_string("critic", None, "VGD's .zip file.", **options)
     flags.DEFINE_string("dataset", None, "Demonstrations.", **options)
     flags.DEFINE_string("inspect", None, "File to describe.", **options)
     flags.DEFINE_string("to_torch", None, "Folder to write for torch.", **options)
     flags.DEFINE_string("output", None, "New folder, or file.", **options)
-    flags.DEFINE_enum("task", None, task_names(), "Robosuite task.", **options)
+    flags.DEFINE_string("task", None, "Of policy or data set.", **options)
     flags.DEFINE_string("dppo_config", None, "DPPO's YAML.", **options)
     flags.DEFINE_string("normalization", None, "DPPO's npz.", **options)
     flags.DEFINE_string("filter_key", "", "Episodes of a dataset.", **options)
@@ -101,6 +112,8 @@ def _parse(argv: list[str]) -> flags.FlagValues:
         overrides.split_config(argv)  # says which configurations there are
     if values.filter_key and values.dataset is None:
         raise UserError("--filter_key: found without --dataset, expected with it")
+    if values.task is not None:
+        _check_task(values.task)
     for name in PATHS:
         text = values[name].value
         if text is not None and not text.strip():
@@ -108,6 +121,13 @@ def _parse(argv: list[str]) -> flags.FlagValues:
         if text is not None:
             values[name].value = str(expand(text))
     return values
+
+
+def _check_task(task: str) -> None:
+    try:
+        check_task("task", task)
+    except UserError as error:
+        raise UserError(str(error).replace("config.task", "--task", 1)) from error
 
 
 def _parse_plain(argv: list[str]) -> flags.FlagValues:
@@ -140,11 +160,14 @@ def _run(values: flags.FlagValues) -> None:
             filter_key=values.filter_key,
         )
         print(f"wrote {values.output}: {text}")
+        data = f"--config.dataset={Path(values.output) / 'train.npz'}"
+        print_next(job(values.task or "", "pretrain", data))
     elif values.critic is not None:
         from dynvgd_jax.torch_weights.run import convert_critics
 
         lines = convert_critics(values.critic, values.output, values.config)
         _report(values.output, lines)
+        print_next({"episodes": module("evaluate", values.output)})
     else:
         _convert_policy(values)
 
@@ -173,11 +196,13 @@ def _convert_policy(values: flags.FlagValues) -> None:
         dppo_config=values.dppo_config,
     )
     _report(values.output, result)
+    steer = job(result.task, "ddim", f"--config.base_policy={values.output}")
+    print_next({"episodes": module("evaluate", values.output)} | steer)
 
 
 def _report(output: str, result) -> None:
-    for note in result.notes:
-        print(f"{PROGRAM}: note: {note}", file=sys.stderr)
+    for text in result.notes:
+        note(f"{PROGRAM}: note: {text}")
     print(f"wrote {output}; {result.agreement()}")
 
 

@@ -37,8 +37,9 @@ from dynvgd_jax.core.jax_start import run_on_devices
 from dynvgd_jax.envs import base as envs_base
 from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
 from dynvgd_jax.evaluate.play import steered_act
-from dynvgd_jax.runs.report import episodes_text, print_table, runs_text
+from dynvgd_jax.runs.report import episodes_text, runs_text
 from dynvgd_jax.runs.settings import read_config
+from dynvgd_jax.runs.terminal import print_table
 
 SCALARS = ("weight_mean", "delta_norm", "delta_q", "candidate_gain")
 

@@ -26,7 +26,7 @@ from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.jax_start import run_on_devices
 from dynvgd_jax.core.normalize import unnormalize_obs
-from dynvgd_jax.runs.report import print_table
+from dynvgd_jax.runs.terminal import print_table
 
 
 def square_product(flops):

@@ -25,7 +25,7 @@ from dynvgd_jax.core.config_file import load_config
 from dynvgd_jax.core.jax_start import run_on_devices
 from dynvgd_jax.diffusion.policy_files import load_policy, policy_source
 from dynvgd_jax.replay import ring
-from dynvgd_jax.runs.report import print_table
+from dynvgd_jax.runs.terminal import print_table
 from dynvgd_jax.steering.methods import build_method
 from dynvgd_jax.training.programs import call_on_ring
 from dynvgd_jax.training.replay_memory import make_draw

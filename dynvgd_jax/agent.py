@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.core.fields import check_fields, set_fields
+from dynvgd_jax.core.fields import check_fields, get_field, set_fields
 from dynvgd_jax.core.types import PyTree
 from dynvgd_jax.deploy.controller import Controller, Steered
 from dynvgd_jax.diffusion import policy_files
@@ -22,11 +23,16 @@ from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.settings import read_config
 from dynvgd_jax.steering import methods
 from dynvgd_jax.steering.base import ActInputs, Method
+from dynvgd_jax.steering.critics.kinds import MEANING
 from dynvgd_jax.steering.methods import build_method, state_shapes
+from dynvgd_jax.steering.vgd import WEIGHTED
+
+log = logging.getLogger(__name__)
 
 # Parts of a run folder.
 CHECKPOINTS = "checkpoints"
 POLICY = "policy"
+SOURCE_FILE = "source.json"  # where its critics come from, if not from training
 
 
 def checkpoint_tree(learner: PyTree, env_steps: int) -> dict[str, Any]:
@@ -60,11 +66,12 @@ class Agent:
           noise: `[B, Ta, Da]` start noise; of `[B, C, Ta, Da]` the one whose chunk the
             critics value most; for DSRL the normal draw with which its actor samples;
             None for a method that has learned its own noise.
-          td_error: mean |Q - y| that w_global sees, in Q units; None takes the run's.
+          td_error: of method dynvgd, the mean |Q - y| that w_global sees, in Q units;
+            None takes the run's.
 
         Raises:
           ValueError: a shape is wrong, or the method needs a noise.
-          UserError: the method takes no noise, or has no TD error.
+          UserError: the method takes no noise, or weighs nothing by a TD error.
         """
         obs = jnp.asarray(obs, jnp.float32)
         if obs.ndim != 2 or not len(obs) or obs.shape[1] != self.policy.obs_dim:
@@ -86,10 +93,10 @@ class Agent:
                 )
         learner = self.learner
         if td_error is not None:
-            if self.method.value is None:
+            if self.config.method not in WEIGHTED:
                 raise UserError(
-                    f"method {self.config.method!r} has no critics of chunks, found a "
-                    "td_error; give none"
+                    f"method {self.config.method!r} weighs nothing by a TD error, "
+                    "found a td_error; give none"
                 )
             if not td_error >= 0:  # nor NaN
                 raise ValueError(f"found td_error {td_error}, expected at least 0")
@@ -153,8 +160,17 @@ def load_agent(folder: str | Path, overrides: dict[str, Any] | None = None) -> A
         policy.require_task(config.task)
     if config.method != saved.method:
         _refuse_method(folder, saved, config, policy)
+    _refuse_critics(folder, saved, config)
     method = build_method(config, policy)
     tree = _restore(folder, step, method)
+    learned = saved.initial_critics or (folder / SOURCE_FILE).exists()
+    if method.update is not None and not learned and not tree["learner"].num_updates:
+        log.warning(
+            "checkpoint %d of %s has untrained critics, which steer at random: it was "
+            "written before the first training call",
+            step,
+            folder,
+        )
     return Agent(config, policy, method, tree["learner"], tree["env_steps"])
 
 
@@ -180,22 +196,40 @@ def _refuse_method(
         )
 
 
+def _refuse_critics(folder: Path, saved: ConfigDict, config: ConfigDict) -> None:
+    """Raises UserError where saved critics' numbers mean something else.
+
+    Shapes alone do not tell: as many quantiles as bins have the same.
+    """
+    for field in ("critic.kind", *MEANING.get(config.critic.kind, ())):
+        found, expected = get_field(saved, field), get_field(config, field)
+        if found != expected:
+            raise UserError(
+                f"{folder} holds critics of {field} {found!r}, expected {expected!r}; "
+                f"give --config.{field}={found}, or the critics of another run"
+            )
+
+
 def check_steering(config: ConfigDict) -> None:
     """Raises UserError where what decides a steered policy makes no sense."""
     check_fields(config, methods.FIELDS | policy_files.FIELDS)
 
 
-def load_learner(folder: str | Path, method: Method) -> PyTree:
+def load_learner(folder: str | Path, config: ConfigDict, method: Method) -> PyTree:
     """Returns the learner of a run (its newest checkpoint) or of one checkpoint.
 
     Args:
       folder: a run's folder, or `<run>/checkpoints/<control steps>`.
-      method: of the run that takes them over.
+      config: of the run that takes them over.
+      method: of that run.
 
     Raises:
-      UserError: there is no such checkpoint, or its critics have other sizes.
+      UserError: there is no such checkpoint, or its critics are of another kind or
+        have other sizes.
     """
-    return _restore(*find_checkpoint(folder), method)["learner"]
+    folder, step = find_checkpoint(folder)
+    _refuse_critics(folder, read_config(folder), config)
+    return _restore(folder, step, method)["learner"]
 
 
 def find_checkpoint(folder: str | Path) -> tuple[Path, int]:

@@ -20,6 +20,7 @@ The same as `python -m dynvgd_jax.launch`, which works in any folder.
            one of several processes of a training run, as SLURM, Open MPI or
            Kubernetes started them; elsewhere give all of --coordinator=HOST:PORT (of
            process 0), --num_processes=N and --process_id=0..N-1 (docs/scaling.md)
+--quiet    errors and final results only: no progress, no notes, no advice
 --version  prints the program's version
 
 SIGTERM or SIGINT (Ctrl-C), a closed terminal or pipe, SIGUSR1, SIGUSR2 and SIGXCPU let
@@ -43,12 +44,18 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from dynvgd_jax.core import overrides
-from dynvgd_jax.core.command import asks_for, run_command, version_text
+from dynvgd_jax.core.command import (
+    asks_for,
+    define_quiet,
+    run_command,
+    version_text,
+)
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.config_file import config_files
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import check_choice
 from dynvgd_jax.core.jax_start import import_jax, open_devices
+from dynvgd_jax.core.output import quietly
 from dynvgd_jax.runs.compile_cache import use_compile_cache
 from dynvgd_jax.runs.signals import StopSignals
 
@@ -65,7 +72,9 @@ def main(argv: list[str]) -> int:
         elif asks_for(argv, "--version"):
             print(version_text())
         else:
-            run_job(parse(argv))
+            command = parse(argv)
+            with quietly(command.quiet):
+                run_job(command)
 
     return run_command("launch.py", body, memory_advice=_MEMORY_ADVICE)
 
@@ -80,6 +89,7 @@ class Command(NamedTuple):
     # a run of one process.
     cluster: tuple | None
     print_commands: bool
+    quiet: bool
 
 
 def parse(argv: list[str]) -> Command:
@@ -107,7 +117,8 @@ def parse(argv: list[str]) -> Command:
         raise UserError(f"--print_commands is for comparisons, found job {config.job}")
     if not values.resume and cluster is None and config.job != "compare":
         check_workdir(workdir)
-    return Command(config, workdir, values.resume, cluster, values.print_commands)
+    options = (values.resume, cluster, values.print_commands, values.quiet)
+    return Command(config, workdir, *options)
 
 
 def _define_flags(values: flags.FlagValues) -> None:
@@ -115,6 +126,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Where results go.", **options)
     flags.DEFINE_bool("resume", False, "Go on with a run.", **options)
     flags.DEFINE_bool("print_commands", False, "Run nothing.", **options)
+    define_quiet(values)
     flags.DEFINE_bool("distributed", False, "In a cluster.", **options)
     flags.DEFINE_string("coordinator", None, "HOST:PORT.", **options)
     flags.DEFINE_integer("num_processes", None, "Of the run.", 1, **options)

@@ -14,6 +14,7 @@ import dynvgd_jax
 from dynvgd_jax import launch
 from dynvgd_jax.core.config_file import config_files
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.output import is_quiet
 
 ROOT = Path(launch.__file__).parents[1]
 SQUARE = f"--config={ROOT}/configs/square_ddim8.py"
@@ -53,6 +54,15 @@ def fail(capsys, *arguments):
     assert output.out == ""
     assert output.err.startswith("launch.py: ") and output.err.count("\n") == 1
     return output.err
+
+
+@pytest.mark.parametrize("flags", [["--quiet"], ["--noquiet"], []])
+@pytest.mark.parametrize("config", [SQUARE, "--config=configs/can_demos.py"])
+def test_quiet_holds_while_the_job_runs(outside, jobs, monkeypatch, config, flags):
+    heard = []
+    monkeypatch.setattr(launch, "use_compile_cache", lambda: heard.append(is_quiet()))
+    assert launch.main(["launch.py", config, *flags]) == 0
+    assert heard == [flags == ["--quiet"]] and len(jobs) == 1 and not is_quiet()
 
 
 def test_overrides_reach_the_job_in_a_locked_config(outside, jobs):

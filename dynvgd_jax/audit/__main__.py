@@ -7,7 +7,7 @@ r"""Audits the critics of a run: do they know which actions are better, and how 
 The first argument is a run folder (its newest checkpoint) or one checkpoint. Writes
 tables to the terminal and audit.png, audit.json and three CSV files of raw numbers to
 --output, by default <run>/audit/<control steps>. docs/audit.md tells how to read them.
---version prints the program's version.
+--quiet prints errors and the tables only; --version prints the program's version.
 Mistakes are answered with one line on stderr and exit code 2.
 """
 
@@ -22,10 +22,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
 
-from dynvgd_jax.core.command import asks_for, run_command, version_text
+from dynvgd_jax.core.command import (
+    asks_for,
+    define_quiet,
+    run_command,
+    version_text,
+)
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.jax_start import open_devices
+from dynvgd_jax.core.output import quietly
 from dynvgd_jax.runs.compile_cache import use_compile_cache
 
 NAME = "dynvgd_jax.audit"
@@ -43,7 +49,9 @@ def main(argv: list[str]) -> int:
         elif asks_for(argv, "--version"):
             print(version_text())
         else:
-            _audit(*parse(argv))
+            folder, options, quiet = parse(argv)
+            with quietly(quiet):
+                _audit(folder, options)
 
     return run_command(
         NAME,
@@ -62,8 +70,12 @@ def _audit(folder: Path, options: dict[str, Any]) -> None:
     run_audit(folder, **options)
 
 
-def parse(argv: list[str]) -> tuple[Path, dict[str, Any]]:
-    """Returns the run folder and `run_audit`'s options; UserError for any mistake."""
+def parse(argv: list[str]) -> tuple[Path, dict[str, Any], bool]:
+    """Returns the run folder, `run_audit`'s options and --quiet.
+
+    Raises:
+      UserError: whatever is wrong with the arguments.
+    """
     values = _define_flags(flags.FlagValues())
     try:
         folders = values(argv)[1:]
@@ -84,11 +96,12 @@ def parse(argv: list[str]) -> tuple[Path, dict[str, Any]]:
         raise UserError("--output: found nothing, expected a folder")
     options = {name: values[name].value for name in OPTIONS}
     options |= {"lengths": lengths, "output": values.output and expand(values.output)}
-    return expand(folders[0]), options
+    return expand(folders[0]), options, values.quiet
 
 
 def _define_flags(values: flags.FlagValues) -> flags.FlagValues:
     own = {"flag_values": values, "module_name": sys.argv[0]}
+    define_quiet(values)
     count = functools.partial(flags.DEFINE_integer, upper_bound=100_000, **own)
     count("states", 24, "States, each of its own episode.", 2)
     count("chunks", 4, "Chunks drawn per state.", 2)

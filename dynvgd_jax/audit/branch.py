@@ -32,7 +32,7 @@ _CHOICE, _DIRECTIONS = range(2)
 REST = 0.01  # gamma to the power of the chunks played
 MOST_EPISODES = 4
 
-Progress = Callable[[int, str], None]  # (rollouts done, what is going on)
+Progress = Callable[[int], None]  # how many are done
 
 
 def collect_states(
@@ -47,7 +47,7 @@ def collect_states(
       env: any number of environments; they are reset.
       act: `(obs, ids, chunk_index) -> chunk`, the policy whose states are wanted.
       plan: of the audit.
-      progress: told what is going on.
+      progress: told how many states are there.
     """
     limit = max_chunks(env)
     seeds = [episode_seed(AUDIT_STREAM, plan.seed, i) for i in range(plan.states)]
@@ -59,7 +59,6 @@ def collect_states(
     obs_rows = np.zeros((plan.states, env.sizes.obs_dim), np.float32)
     chosen = np.zeros(plan.states, np.int32)
     for start in range(0, plan.states, env.num_envs):
-        progress(0, f"states {start}/{plan.states}")
         wave = seeds[start : start + env.num_envs]
         slots = np.arange(len(wave))
         books = Books.empty(env.num_envs)
@@ -83,6 +82,7 @@ def collect_states(
             slots = slots[~(result.success.all(axis=1) | result.fault)]
             if not len(slots):
                 break
+        progress(start + len(wave))
     hidden = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     return States(obs_rows, hidden, chosen, seeds)
 
@@ -175,7 +175,7 @@ def play(
         _play_wave(
             env, act, states, plan, state[wave], ids[wave], chunk[wave], outcomes, wave
         )
-        progress(start + len(wave), "rollouts")
+        progress(start + len(wave))
     return Outcomes(*(values.reshape(shape) for values in outcomes))
 
 

@@ -17,8 +17,8 @@ from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.envs import base as envs_base
 from dynvgd_jax.envs.base import VectorEnv
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
-from dynvgd_jax.runs.report import Progress
 from dynvgd_jax.runs.settings import versions
+from dynvgd_jax.runs.terminal import Progress, module, print_next
 from dynvgd_jax.steering.noise import START_NOISES
 
 FOLDER = "audit"  # in the run's folder, one folder a checkpoint inside
@@ -103,6 +103,7 @@ def run_audit(
     except OSError as error:
         raise UserError(f"cannot write {target}: {error}; give --output") from error
     print(f"wrote {target}")
+    print_next({"held-out episodes": module("evaluate", folder, "--seed=1")})
     return found
 
 
@@ -126,14 +127,11 @@ def _play(env: VectorEnv, subject: Subject, plan: Plan, policy: str) -> Played:
     """Plays the whole plan behind a progress bar."""
     decode = subject.steer if policy == "steered" else subject.decode
     with Progress(plan.rollouts(), unit="rollouts") as bar:
-
-        def progress(done: int, stage: str) -> None:
-            bar.update(done, stage=stage)
-
         act = policy_act(decode, subject.noise, branch.EPISODE_NOISE)
-        starts = branch.collect_states(env, act, plan, progress)
+        with bar.part("states", plan.states) as part:
+            starts = branch.collect_states(env, act, plan, part.update)
         first = branch.draw_first_chunks(subject, starts, plan, env.num_envs)
         act = policy_act(decode, subject.noise, branch.FUTURE_NOISE)
         bar.restart_rate()
-        outcomes = branch.play(env, act, starts, first, plan, progress)
+        outcomes = branch.play(env, act, starts, first, plan, bar.update)
     return Played(plan, starts, first, outcomes)

@@ -3,19 +3,16 @@
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from dynvgd_jax.audit.measure import Estimate
+from dynvgd_jax.runs.terminal import print_table
 
 
 def print_tables(found: dict[str, Any]) -> None:
     """Prints what the critics know, then what each move of a chunk brought."""
-    console = Console()
-    if not console.is_terminal:  # a file has no width to fit into
-        console.width = 140
-    console.print(critics_table(found))
-    console.print(moves_table(found))
+    print_table(critics_table(found))
+    print_table(moves_table(found))
 
 
 def critics_table(found: dict[str, Any]) -> Table:

@@ -17,7 +17,13 @@ from dynvgd_jax.compare.local import LocalExecutor
 from dynvgd_jax.compare.plan import Plan, Run, make_plan, program
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.runs.lock import FolderLock
-from dynvgd_jax.runs.report import Progress, print_table
+from dynvgd_jax.runs.terminal import (
+    Progress,
+    curves,
+    module,
+    print_next,
+    print_table,
+)
 
 _POLL_S = 0.2
 _SHOW_EVERY_S = 2.0
@@ -98,6 +104,9 @@ def compare(
         )
     if stopped:
         print("stopped, everything is saved; the same command goes on")
+        return
+    one_page = module("report", workdir, "--output=report")
+    print_next({"curves": curves(workdir), "one page": one_page})
 
 
 def make_executor(config: ConfigDict, workdir: Path) -> Executor:

@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from absl import flags
+
 from dynvgd_jax import __version__
 from dynvgd_jax.core.errors import StuckError, UserError
 from dynvgd_jax.core.output import Output
@@ -88,6 +90,11 @@ def asks_for(argv: list[str], *names: str) -> bool:
     """Whether one of these flags, such as "--help", stands on the command line."""
     both = {*names, *(name.removeprefix("-") for name in names)}  # --help, -help
     return not both.isdisjoint(argv[1:])
+
+
+def define_quiet(values: flags.FlagValues) -> None:
+    """Defines --quiet, which every command has that prints progress."""
+    flags.DEFINE_bool("quiet", False, "Errors and results only.", flag_values=values)
 
 
 def version_text() -> str:

@@ -1,12 +1,12 @@
 """Imports JAX and opens its devices: what is wrong there is one line, not fifty."""
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from dynvgd_jax.core.command import run_command
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.output import note
 
 # JAX's defaults on which the program or its numbers rest. JAX reads all of these from
 # the environment, where another program may have left them.
@@ -71,10 +71,9 @@ def open_devices() -> None:
             f"{cuda_command()}"
         ) from error
     if platform == "cpu" and not asked and _NVIDIA_DRIVER.exists():
-        print(
+        note(
             "an NVIDIA GPU is here, but JAX computes on the CPU; to use it: "
-            f"{cuda_command()}; JAX_PLATFORMS=cpu silences this",
-            file=sys.stderr,
+            f"{cuda_command()}; JAX_PLATFORMS=cpu silences this"
         )
 
 

@@ -1,14 +1,43 @@
-"""Output whose reader may be gone: a closed pipe or terminal, a full disk."""
+"""Output: how much of it, and readers who are gone (a closed pipe, a full disk)."""
 
 import contextlib
 import errno
+import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
 # After these nobody will read the rest; after others (a full disk) perhaps somebody.
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
+_quiet = False  # of the whole process, as logging's levels are
+
+
+@contextlib.contextmanager
+def quietly(quiet: bool = True) -> Iterator[None]:
+    """Inside it, where `quiet`, only errors and final results are printed: --quiet."""
+    global _quiet
+    before, log = _quiet, logging.getLogger("dynvgd_jax")
+    level = log.level
+    _quiet = before or quiet
+    if _quiet:
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        _quiet = before
+        log.setLevel(level)
+
+
+def is_quiet() -> bool:
+    """Whether the user wants no progress and no notes."""
+    return _quiet
+
+
+def note(text: str) -> None:
+    """Prints a line on stderr that --quiet leaves out."""
+    if not _quiet:
+        print(text, file=sys.stderr, flush=True)
 
 
 class Output:

@@ -7,15 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from dynvgd_jax.core.errors import UserError
@@ -25,6 +16,7 @@ from dynvgd_jax.demos.meaning import ROBOSUITE
 from dynvgd_jax.envs.robosuite.options import env_kwargs
 from dynvgd_jax.envs.robosuite.task import Task
 from dynvgd_jax.envs.robosuite.tasks import get_task
+from dynvgd_jax.runs.terminal import Progress, job, print_next, print_table
 
 LOST_BELOW_Z_M = 0.79  # an object below it has left table and bins: the episode ends
 VALID_SHARE = 0.1  # of the episodes, in robomimic's filter key "valid"
@@ -239,14 +231,12 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     (DPPO); a table with success and length per operator is printed.
     """
     task = get_task(config.task)
-    console = Console()
-    with _progress(console) as progress:
-        bar = progress.add_task("", total=config.num_episodes, rate=0.0)
+    with Progress(config.num_episodes, unit="episodes") as progress:
         successes = []
 
         def show(episode: DemoEpisode) -> None:
             successes.append(episode.success)
-            progress.update(bar, advance=1, rate=float(np.mean(successes)))
+            progress.update(len(successes), success=float(np.mean(successes)))
 
         episodes = collect(
             config.task,
@@ -267,8 +257,10 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     hdf5 = workdir / "demos.hdf5"
     write_robomimic(hdf5, episodes, env_args(task), masks(episodes, config.seed))
     write_dppo(workdir, episodes, env_args=env_args(task))
-    console.print(summary(episodes))
-    console.print(f"Written to {workdir}: demos.hdf5, train.npz, normalization.npz")
+    print_table(summary(episodes))
+    print(f"wrote {workdir}: demos.hdf5, train.npz, normalization.npz")
+    data = f"--config.dataset={workdir / 'train.npz'}"
+    print_next(job(config.task, "pretrain", data))
 
 
 def env_args(task: Task) -> dict:
@@ -314,15 +306,3 @@ def summary(episodes: Sequence[DemoEpisode]) -> Table:
             end_section=False,
         )
     return table
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("demonstrations"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("success {task.fields[rate]:.2f}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )

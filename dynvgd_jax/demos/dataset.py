@@ -26,7 +26,7 @@ from dynvgd_jax.demos.files import (
 from dynvgd_jax.demos.hdf5 import is_hdf5, read_words
 from dynvgd_jax.demos.meaning import check_words, warn_of_scale, warn_of_values
 from dynvgd_jax.diffusion import cloning
-from dynvgd_jax.envs.robosuite.tasks import get_task
+from dynvgd_jax.envs.robosuite.tasks import find_task
 
 
 class Dataset(NamedTuple):
@@ -86,7 +86,9 @@ def _check_meaning(
     warn_of_constants(norm, task or "", f"the scale of {name}")
     if task is None:
         return
-    check_words(name, data.env_args, get_task(task), needs_rewards=needs_rewards)
+    known = find_task(task)
+    if known is not None:  # another simulator's words mean something else
+        check_words(name, data.env_args, known, needs_rewards=needs_rewards)
     warn_of_scale(name, task, data.obs, "its own scale")
     first_steps = np.cumsum(data.lengths) - data.lengths
     obs, actions = (

@@ -8,6 +8,7 @@ from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.demos import can, lift, square
 from dynvgd_jax.demos.motion import CLOSE, Aim, Scene, SmoothNoise, read_scene, servo
 from dynvgd_jax.demos.operators import Operator, Script, draw_style
+from dynvgd_jax.envs.base import own_simulator
 
 WAYPOINT_NOISE_MEMORY_STEPS = 25.0
 STEADY_WITHIN_M = 0.15  # of its aim the hand becomes steady
@@ -24,7 +25,13 @@ SCRIPTS: dict[str, Script] = {
 
 
 def get_script(task_name: str) -> Script:
-    """The scripted experts of a task; UserError if it has none."""
+    """The scripted experts of a task; UserError if it has none.
+
+    Those of a task of a user's, MODULE:NAME, stand in `SCRIPTS` of its module.
+    """
+    own, name = own_simulator(task_name), task_name.rpartition(":")[2]
+    if own is not None and name in getattr(own, "SCRIPTS", {}):
+        return own.SCRIPTS[name]
     if task_name not in SCRIPTS:
         near = difflib.get_close_matches(task_name, SCRIPTS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -23,6 +23,7 @@ from dynvgd_jax.demos.hdf5 import (
     parse_env_args,
     require_inside,
 )
+from dynvgd_jax.runs.terminal import PATIENCE_S, Progress
 
 # robomimic's name of each part of the observation and its size; the object is the rest.
 ARM_PARTS = (
@@ -145,7 +146,12 @@ def read_robomimic(
             require_inside(file, data, f"{path}: data")
             names = choose_episodes(path, list(data), masks or {}, filter_key)
             check_sizes(path, data, names)
-            return [_read_episode(data[n], f"{path}: data/{n}") for n in names]
+            episodes = []
+            with Progress(len(names), unit="episodes read", patience_s=PATIENCE_S) as p:
+                for name in names:
+                    episodes.append(_read_episode(data[name], f"{path}: data/{name}"))
+                    p.update(len(episodes))
+            return episodes
     except _HDF5_ERRORS as error:
         raise UserError(f"{path} cannot be read as HDF5: {error}") from error
 

@@ -33,7 +33,7 @@ from dynvgd_jax.demos.meaning import (
     warn_of_scale,
     warn_of_values,
 )
-from dynvgd_jax.envs.robosuite.tasks import TASKS
+from dynvgd_jax.envs.robosuite.tasks import find_task
 
 # An npz of transitions, as the published code's offline data.
 ARRAYS = ("states", "states_next", "actions", "rewards", "terminals")
@@ -197,9 +197,9 @@ def _check_transitions(
     task: str,
 ) -> None:
     """Raises UserError, or logs, where they are no transitions of the task."""
-    if task in TASKS:
-        env_args = read_npz_env_args(path)
-        check_words(path, env_args, TASKS[task], needs_rewards=True)
+    known = find_task(task)
+    if known is not None:
+        check_words(path, read_npz_env_args(path), known, needs_rewards=True)
     check_chunk_rewards(path, transitions.reward, chunk_len, reward_offset)
     warn_of_scale(path, task, transitions.obs, "the base policy's scale")
     actions = transitions.action.reshape(len(transitions.action), chunk_len, -1)

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import re
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -9,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.core.fields import Rule, one_of
+from dynvgd_jax.core.fields import Rule, check_choice, check_fields
 from dynvgd_jax.core.normalize import Normalization
 from dynvgd_jax.core.types import ChunkResult
 
@@ -17,6 +18,8 @@ from dynvgd_jax.core.types import ChunkResult
 # `make_camera(config, normalization, size)` and `FIELDS`, the rules of what it reads of
 # `config.env`.
 # Importing the module must be cheap: the simulator itself belongs inside `make_env`.
+# A task MODULE:NAME is NAME of a simulator outside the package: of a Python module with
+# the same functions, of which `make_camera` may be missing (docs/own.md).
 SIMULATORS = {
     "robosuite": "dynvgd_jax.envs.robosuite",
 }
@@ -89,6 +92,54 @@ class Camera(Protocol):
         """Frees simulator and graphics."""
 
 
+_MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_NEEDED = ("task_names", "make_env", "FIELDS")  # of every simulator
+# What a module of a user's can raise while it is imported.
+_BROKEN = (SyntaxError, LookupError, AttributeError, NameError, TypeError, ValueError)
+
+
+def own_simulator(task: str) -> ModuleType | None:
+    """Returns the module of a task MODULE:NAME; None for other tasks.
+
+    Raises:
+      UserError: the module is not found, fails, or is no simulator.
+    """
+    name, colon, _ = str(task).rpartition(":")
+    if not colon or name in SIMULATORS:
+        return None
+    if not _MODULE_NAME.fullmatch(name):
+        raise UserError(
+            f"config.task: found {task!r}, expected a task, or MODULE:NAME with a "
+            "Python module of your own such as my_folder.my_simulator"
+        )
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"config.task: cannot import the module of {task!r}: {error}; start in "
+            "its folder by `python -m dynvgd_jax.launch`, or set PYTHONPATH to that"
+        ) from error
+    except _BROKEN as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(f"config.task: the module {name} fails: {problem}") from error
+    missing = [part for part in _NEEDED if not hasattr(module, part)]
+    if missing:
+        raise UserError(
+            f"config.task: the module {name} has no {', '.join(missing)}, expected "
+            "those of a simulator: docs/own.md"
+        )
+    return module
+
+
+def check_task(field: str, task: str) -> None:
+    """The rule of a task: one of `task_names`, or MODULE:NAME as the module has it."""
+    own = own_simulator(task)
+    if own is None:
+        check_choice(field, task, task_names())
+    else:
+        check_choice(field, task.rpartition(":")[2], own.task_names())
+
+
 def _module(simulator: str) -> ModuleType:
     return importlib.import_module(SIMULATORS[simulator])
 
@@ -100,7 +151,7 @@ def task_names() -> tuple[str, ...]:
 
 def field_rules() -> dict[str, Rule]:
     """Returns the rules of `task` and of what the simulators read of `env`."""
-    rules = {"task": one_of(task_names())}
+    rules = {"task": check_task}
     for simulator in SIMULATORS:
         rules |= _module(simulator).FIELDS
     return rules
@@ -119,7 +170,7 @@ def make_env(
     Raises:
       UserError: no simulator has the task, or the simulator refuses.
     """
-    return _module_of(config.task).make_env(config, normalization, num_envs)
+    return _module_of(config).make_env(config, normalization, num_envs)
 
 
 def make_camera(config: ConfigDict, normalization: Normalization, size: int) -> Camera:
@@ -133,10 +184,26 @@ def make_camera(config: ConfigDict, normalization: Normalization, size: int) -> 
     Raises:
       UserError: as `make_env`, or nothing here can draw.
     """
-    return _module_of(config.task).make_camera(config, normalization, size)
+    module = _module_of(config)
+    if not can_draw(config):
+        raise UserError(
+            f"found no make_camera in {module.__name__}, expected it for videos; leave "
+            "them out"
+        )
+    return module.make_camera(config, normalization, size)
 
 
-def _module_of(task: str) -> ModuleType:
+def can_draw(config: ConfigDict) -> bool:
+    """Whether `config.task`'s simulator has a camera at all."""
+    return hasattr(_module_of(config), "make_camera")
+
+
+def _module_of(config: ConfigDict) -> ModuleType:
+    task, own = config.task, own_simulator(config.task)
+    if own is not None:
+        check_task("task", task)
+        check_fields(config, own.FIELDS)
+        return own
     for simulator in SIMULATORS:
         if task in _module(simulator).task_names():
             return _module(simulator)
@@ -148,5 +215,5 @@ def unknown_task(name: str, known: tuple[str, ...]) -> UserError:
     near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.0)[0]
     return UserError(
         f"unknown task {name!r}; the tasks are {', '.join(known)} "
-        f"(did you mean {near!r}?)"
+        f"(did you mean {near!r}?); one of your own is MODULE:NAME"
     )

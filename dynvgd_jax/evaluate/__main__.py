@@ -21,6 +21,7 @@ and writes eval.csv, config.json and versions.json to a new folder.
 --output   new folder for the results; by default <run>/evaluations/<control
            steps>-seed<seed>, of a policy runs/evaluation-<policy>-seed<seed>;
            fields other than those of eval add six digits, such as -3fa2b1
+--quiet    errors and the final table only
 --version  prints the program's version
 
 Mistakes are answered with one line on stderr and exit code 2.
@@ -39,11 +40,17 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from dynvgd_jax.core import overrides
-from dynvgd_jax.core.command import asks_for, run_command, version_text
+from dynvgd_jax.core.command import (
+    asks_for,
+    define_quiet,
+    run_command,
+    version_text,
+)
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import flat
 from dynvgd_jax.core.jax_start import import_jax, open_devices
+from dynvgd_jax.core.output import quietly
 from dynvgd_jax.runs.compile_cache import use_compile_cache
 
 NAME = "dynvgd_jax.evaluate"
@@ -88,15 +95,18 @@ def _evaluate(argv: list[str]) -> None:
 
     source = str(expand(argv[1]))
     original = source_config(source)
-    config, changes, output, films = parse([argv[0], *argv[2:]], original)
-    open_devices()
-    run_evaluation(source, config, changes, output, films=films)
+    config, changes, output, films, quiet = parse([argv[0], *argv[2:]], original)
+    with quietly(quiet):
+        open_devices()
+        run_evaluation(source, config, changes, output, films=films)
 
 
 def parse(
     argv: list[str], original: ConfigDict
-) -> tuple[ConfigDict, dict[str, Any], Path | None, int]:
-    """Returns the configuration, what of `original` it changes, --output and --videos.
+) -> tuple[ConfigDict, dict[str, Any], Path | None, int, bool]:
+    """Returns the configuration, what of `original` it changes, and other flags.
+
+    These are --output, --videos and --quiet.
 
     Raises:
       UserError: whatever is wrong with the arguments.
@@ -110,7 +120,7 @@ def parse(
     before = flat(original)
     changes = {n: v for n, v in flat(values.config).items() if v != before[n]}
     output = values.output and expand(values.output)
-    return values.config, changes, output, values.videos
+    return values.config, changes, output, values.videos, values.quiet
 
 
 def _spell_out(argv: list[str]) -> list[str]:
@@ -126,6 +136,7 @@ def _spell_out(argv: list[str]) -> list[str]:
 def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("output", None, "New folder.", flag_values=values)
     flags.DEFINE_integer("videos", 0, "Films.", flag_values=values)
+    define_quiet(values)
 
 
 if __name__ == "__main__":

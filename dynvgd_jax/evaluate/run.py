@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import glob
 import hashlib
 import json
 import secrets
@@ -38,10 +39,9 @@ from dynvgd_jax.envs.rollout import ActFn, evaluate, evaluation_seeds
 from dynvgd_jax.evaluate import play, videos
 from dynvgd_jax.evaluate.play import base_act, steered_act
 from dynvgd_jax.evaluate.videos import Recorder, Take, load_encoder, write_videos
-from dynvgd_jax.runs.durable import new_folder, sync
+from dynvgd_jax.runs.durable import held, new_folder, remove_abandoned, sync
 from dynvgd_jax.runs.metrics import EPISODES_FILE, episode_rows
 from dynvgd_jax.runs.report import (
-    Progress,
     episodes_text,
     evaluation_line,
     print_results,
@@ -53,6 +53,7 @@ from dynvgd_jax.runs.settings import (
     write_config,
     write_versions,
 )
+from dynvgd_jax.runs.terminal import Progress, module, print_next
 from dynvgd_jax.steering.base import Metrics
 
 FOLDER = "evaluations"  # in the run's folder, one folder an evaluation inside
@@ -169,7 +170,26 @@ def run_evaluation(
                     f"cannot write {target / videos.FOLDER}: {error}"
                 ) from error
             print(f"wrote {target / videos.FOLDER}")
+    print_next(_next(source, subject, changes, target, films))
     return found
+
+
+def _next(
+    source: str,
+    subject: Subject,
+    changes: dict[str, Any],
+    target: Path,
+    films: int,
+) -> dict[str, Sequence]:
+    """What one may type next, by purpose."""
+    same = [f"--config.{name}={value}" for name, value in changes.items()]
+    output = f"--output={target}-videos"
+    commands = {}
+    if not films and envs_base.can_draw(subject.config):
+        commands["films"] = module("evaluate", source, *same, "--videos=6", output)
+    if subject.agent is not None and subject.agent.method.value is not None:
+        commands["what the critics know"] = module("audit", source)
+    return commands
 
 
 def _evaluate_into(
@@ -189,7 +209,11 @@ def _evaluate_into(
     found: dict[str, list[EpisodeResult]] = {}
     try:
         # Made before anything is played: nothing must be lost for want of a place.
-        with new_folder(own) as partial:
+        abandoned = f"..{glob.escape(target.name)}.{'[0-9a-f]' * 8}.partial"
+        remove_abandoned(target.parent, abandoned)
+        with new_folder(own) as partial, held(partial) as is_ours:
+            if not is_ours:
+                raise FileNotFoundError(f"{partial} was deleted by another evaluation")
             env = make_env(min(config.eval.num_envs, config.eval.episodes))
             try:
                 subject.policy.require_fit(*env.sizes[:3])

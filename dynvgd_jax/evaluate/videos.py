@@ -23,8 +23,8 @@ from dynvgd_jax.envs.rollout import ActFn
 from dynvgd_jax.evaluate import pictures
 from dynvgd_jax.evaluate.pictures import Shot
 from dynvgd_jax.runs.durable import new_folder
-from dynvgd_jax.runs.report import Progress
 from dynvgd_jax.runs.tensorboard import write_images
+from dynvgd_jax.runs.terminal import Progress
 
 FOLDER = "videos"  # in the evaluation's
 PICTURE_PX = 320  # a side

@@ -7,7 +7,7 @@ Each argument is a run folder, or a folder that holds some at any depth. --outpu
 default `report`, is a new folder or that of an earlier report, which is replaced; open
 its index.html. Runs may be unfinished, of one method, or of several tasks: what is
 missing, and what differs though it should not, is said on stderr and on the page.
---version prints the program's version.
+--quiet prints errors and the tables only; --version prints the program's version.
 Mistakes are answered with one line on stderr and exit code 2.
 """
 
@@ -16,9 +16,16 @@ from pathlib import Path
 
 from absl import flags
 
-from dynvgd_jax.core.command import asks_for, run_command, version_text
+from dynvgd_jax.core.command import (
+    asks_for,
+    define_quiet,
+    run_command,
+    version_text,
+)
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.output import note, quietly
+from dynvgd_jax.runs.terminal import print_next
 
 NAME = "dynvgd_jax.report"
 
@@ -32,7 +39,9 @@ def main(argv: list[str]) -> int:
         elif asks_for(argv, "--version"):
             print(version_text())
         else:
-            _report(*parse(argv))
+            folders, output, quiet = parse(argv)
+            with quietly(quiet):
+                _report(folders, output)
 
     return run_command(NAME, body)
 
@@ -40,17 +49,23 @@ def main(argv: list[str]) -> int:
 def _report(paths: list[Path], output: Path) -> None:
     from dynvgd_jax.report.build import build_report  # matplotlib takes its time
 
-    for note in build_report(paths, output):
-        print(f"{NAME}: {note}", file=sys.stderr)
+    for text in build_report(paths, output):
+        note(f"{NAME}: {text}")
     print(f"wrote {output / 'index.html'}")
+    print_next({"look": ("xdg-open", output / "index.html")})
 
 
-def parse(argv: list[str]) -> tuple[list[Path], Path]:
-    """Returns the folders to read and the one to write; UserError for any mistake."""
+def parse(argv: list[str]) -> tuple[list[Path], Path, bool]:
+    """Returns the folders to read, the one to write, and --quiet.
+
+    Raises:
+      UserError: whatever is wrong with the arguments.
+    """
     values = flags.FlagValues()
     flags.DEFINE_string(
         "output", "report", "Folder.", flag_values=values, module_name=argv[0]
     )
+    define_quiet(values)
     try:
         folders = values(argv)[1:]
     except flags.Error as error:
@@ -59,7 +74,8 @@ def parse(argv: list[str]) -> tuple[list[Path], Path]:
         raise UserError("found no folder, expected run folders, such as runs/")
     if not values.output.strip():
         raise UserError("--output: found nothing, expected a folder")
-    return [expand(folder) for folder in folders], expand(values.output)
+    folders = [expand(folder) for folder in folders]
+    return folders, expand(values.output), values.quiet
 
 
 if __name__ == "__main__":

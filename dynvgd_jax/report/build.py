@@ -1,6 +1,7 @@
 """Puts a report together: runs in, a folder with the page, figures and numbers out."""
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from dynvgd_jax.report.page import Part, Picture, Section, cell_text, render, su
 from dynvgd_jax.report.reading import Run, find_runs
 from dynvgd_jax.report.scalars import Quantity
 from dynvgd_jax.report.tables import Table
-from dynvgd_jax.runs.report import print_table
+from dynvgd_jax.runs.terminal import PATIENCE_S, Progress, print_table
 
 _BAND = (
     "the band is the 95 % interval over seeds (bars, one seed: over "
@@ -47,8 +48,15 @@ def _write(
     output: Path, runs: Sequence[Run], panels: Sequence[Panel], notes: Sequence[str]
 ) -> list[Part]:
     """Fills the folder `output` and returns what the page has on each task."""
-    with figures.style():
-        parts = [_part(panel, output) for panel in panels]
+    total = sum(map(_count_courses, panels))
+    showing = Progress(total, unit="charts", patience_s=PATIENCE_S)
+    with figures.style(), showing as bar:
+        drawn = itertools.count(1)
+
+        def advance() -> None:
+            bar.update(next(drawn))
+
+        parts = [_part(panel, output, advance) for panel in panels]
     over_tasks = tables.over_tasks(panels)
     whole = {
         "runs": tables.runs_table(panels),
@@ -85,7 +93,12 @@ def _write(
     return parts
 
 
-def _part(panel: Panel, output: Path) -> Part:
+def _count_courses(panel: Panel) -> int:
+    fixed = (*scalars.GUIDANCE, *scalars.CRITICS, *scalars.TRAINING)
+    return len(fixed) + len(scalars.others(panel))
+
+
+def _part(panel: Panel, output: Path, advance: Callable[[], None]) -> Part:
     keep = functools.partial(_keep, output, panel)
     success = []
     if panel.trained:
@@ -114,15 +127,18 @@ def _part(panel: Panel, output: Path) -> Part:
         success,
         tables.comparison(panel),
         tables.improvement(panel),
-        _sections(panel, keep),
+        _sections(panel, keep, advance),
     )
 
 
-def _sections(panel: Panel, keep: Callable[..., Picture]) -> list[Section]:
+def _sections(
+    panel: Panel, keep: Callable[..., Picture], advance: Callable[[], None]
+) -> list[Section]:
     def section(title: str, quantities: Sequence[Quantity], folded=False) -> Section:
         drawn, missing = [], []
         for quantity in quantities:
             figure = figures.course_figure(panel, quantity)
+            advance()
             if figure is None:
                 missing.append(quantity.title)
             else:

@@ -15,6 +15,7 @@ from dynvgd_jax.report.events import Curve, read_command, read_curves
 from dynvgd_jax.runs.lock import LOCK_FILE
 from dynvgd_jax.runs.metrics import EPISODE_COLUMNS, EPISODES_FILE, event_files
 from dynvgd_jax.runs.settings import CONFIG_FILE, VERSIONS_FILE, read_config
+from dynvgd_jax.runs.terminal import PATIENCE_S, Progress
 
 # Without these a run cannot be placed beside others.
 NEEDED_FIELDS = ("task", "method", "seed", "ddim_steps", "acting_noise", "base_policy")
@@ -118,14 +119,17 @@ def find_runs(paths: Sequence[Path]) -> Found:
         for place, (folder, name) in folders.items()
     }
     runs, notes = [], []
-    for _, (folder, name) in sorted(folders.items()):
-        try:
-            run = _read_run(folder, name, notes)
-        except UserError as error:
-            notes.append(f"left out: {error}")
-            continue
-        if run is not None:
-            runs.append(run)
+    with Progress(len(folders), unit="runs read", patience_s=PATIENCE_S) as bar:
+        for number, (_, (folder, name)) in enumerate(sorted(folders.items())):
+            bar.update(number, stage=name)
+            try:
+                run = _read_run(folder, name, notes)
+            except UserError as error:
+                notes.append(f"left out: {error}")
+                continue
+            if run is not None:
+                runs.append(run)
+        bar.update(len(folders))
     if not runs:
         raise UserError("; ".join(note.removeprefix("left out: ") for note in notes))
     return Found(runs, notes)

@@ -1,6 +1,7 @@
 """Files and folders that appear complete or not at all, and files that only grow."""
 
 import errno
+import fcntl
 import logging
 import os
 import shutil
@@ -65,6 +66,36 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             with suppress(OSError):  # somebody else has put something there
                 for parent in made:
                     parent.rmdir()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Holds a folder while the block runs and the process lives.
+
+    Yields whether it is this block's: not where another one holds it, or it is gone.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield folder.is_dir()  # whoever held it before may have deleted it
+    finally:
+        os.close(descriptor)
+
+
+def remove_abandoned(folder: Path, pattern: str) -> None:
+    """Deletes the folders in `folder` of these names that no process holds."""
+    for path in folder.glob(pattern):
+        with suppress(OSError), held(path) as is_ours:
+            if is_ours:
+                shutil.rmtree(path)
 
 
 @contextmanager

@@ -1,31 +1,22 @@
-"""What a run shows in the terminal: progress while it goes, a table at its end."""
+"""What is said about evaluations: averages, intervals, a line each, tables."""
 
 import math
-import shlex
 import statistics
-import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as RichProgress
 from rich.table import Table
 from scipy import stats
 
 from dynvgd_jax.core.types import EpisodeResult
+from dynvgd_jax.runs.terminal import duration_text, print_table
 
 # 97.5 % quantile of the normal distribution: two-sided 95 % intervals.
 _Z95 = 1.959963984540054
 # Values that the bootstrap draws at once, 8 bytes each.
 _BOOTSTRAP_VALUES = 10_000_000
-# The rate is measured over this much of the recent past, evaluations included.
-_RATE_WINDOW_S = 300.0
-# Without a terminal a line is printed this often.
-_LINE_EVERY_S = 60.0
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -79,18 +70,21 @@ def summarise(
     )
 
 
-def evaluation_line(summary: Summary, seconds: float, label: str = "") -> str:
+def evaluation_line(
+    summary: Summary, seconds: float, label: str = "", unit: str = "control steps"
+) -> str:
     """Returns one line on a finished evaluation.
 
     Args:
       summary: of the evaluation.
       seconds: that it took.
       label: in front of the policy's name, such as `seed 3, `.
+      unit: of the training before it.
     """
     s = summary
     faults = f", {s.faults} physics faults" if s.faults else ""
     return (
-        f"evaluated at {s.control_steps:,} control steps: {label}{s.policy}: success "
+        f"evaluated at {s.control_steps:,} {unit}: {label}{s.policy}: success "
         f"{success_text(s.success_chunk, s.episodes)} (any step "
         f"{success_text(s.success_any, s.episodes)}), return {s.mean_return:.1f}, "
         f"{s.episodes} episodes{faults}, {duration_text(seconds)}"
@@ -209,153 +203,8 @@ def print_seed_means(
     print_table(seeds_table(summaries), console)
 
 
-def print_next_commands(folder: Path, one_seed: Path) -> None:
-    """Prints what one types after a run.
-
-    Args:
-      folder: of the run.
-      one_seed: of its first seed; the same where there is one.
-    """
-    folder, one_seed = (shlex.quote(str(path)) for path in (folder, one_seed))
-    print(
-        f"curves:            tensorboard --logdir={folder}\n"
-        f"held-out episodes: python -m dynvgd_jax.evaluate {one_seed} --seed=1\n"
-        f"one page:          python -m dynvgd_jax.report {folder} --output=report"
-    )
-
-
-def print_table(table: Table, console: Console | None = None) -> None:
-    """Prints `table`, 140 characters wide where stdout has no width of its own."""
-    console = console or Console()
-    if not console.is_terminal:  # a file has no width to fit into
-        console.width = 140
-    console.print(table)
-
-
 def success_text(successes: int, n: int) -> str:
     """Returns e.g. `0.405 [0.339, 0.474]`."""
     low, high = wilson(successes, n)
     rate = successes / n if n else math.nan
     return f"{rate:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def duration_text(seconds: float | None) -> str:
-    """Returns e.g. `45 s`, `12 min`, `3 h 05 min`, `143 d 2 h`, or `?` for None."""
-    if seconds is None or not math.isfinite(seconds):
-        return "?"
-    seconds = max(0, round(seconds))
-    if seconds < 100:
-        return f"{seconds} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02d} min"
-    return f"{hours // 24} d {hours % 24} h"
-
-
-class Progress:
-    """A progress bar on stderr, or plain lines where stderr is no terminal.
-
-    Use it in a `with` block; `update` may be called as often as one likes.
-    """
-
-    def __init__(
-        self,
-        total: int,
-        *,
-        unit: str = "control steps",
-        quiet: bool = False,
-        console: Console | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        """Prepares a display.
-
-        Args:
-          total: units of the whole job.
-          unit: what is counted.
-          quiet: show nothing, as another process does.
-          console: where to; stderr by default.
-          clock: seconds, never going backwards.
-        """
-        self.total = total
-        self.unit = unit
-        self._console = console or Console(stderr=True, quiet=quiet)
-        self._clock = clock
-        self._history = deque([(clock(), 0)])
-        self._done = 0
-        self._success, self._stage = "-", ""
-        self._next_line = clock()
-        self._bar = None
-
-    def __enter__(self) -> "Progress":
-        if self._console.is_terminal:
-            self._bar = RichProgress(
-                BarColumn(bar_width=16),
-                TextColumn("{task.fields[text]}", markup=False),
-                console=self._console,
-                refresh_per_second=2,
-            )
-            self._task = self._bar.add_task("", total=self.total, text="starting")
-            self._bar.start()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        else:
-            self.message(self.line())
-
-    def update(
-        self, done: int, *, success: float | None = None, stage: str = ""
-    ) -> None:
-        """Shows the state after `done` units.
-
-        Args:
-          done: units so far, never less than before.
-          success: recent success rate in [0, 1]; None where there is none yet.
-          stage: what is going on, such as `evaluating 50/200`.
-        """
-        now = self._clock()
-        self._done = done
-        self._history.append((now, done))
-        # Keeps the last progress in sight while a long evaluation makes none.
-        while now - self._history[1][0] > _RATE_WINDOW_S and self._history[1][1] < done:
-            self._history.popleft()
-        self._success = "-" if success is None else f"{success:.2f}"
-        self._stage = f" | {stage}" if stage else ""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, text=self.line())
-        elif now >= self._next_line:
-            self._next_line = now + _LINE_EVERY_S
-            self.message(self.line())
-
-    def restart_rate(self, done: int | None = None) -> None:
-        """Forgets the past speed: call it where the work per unit changes.
-
-        Args:
-          done: units that an earlier job did already; None leaves the count.
-        """
-        self._done = self._done if done is None else done
-        self._history = deque([(self._clock(), self._done)])
-
-    def message(self, text: str) -> None:
-        """Prints a line that stays above the bar."""
-        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
-
-    def rate(self) -> float | None:
-        """Units per second over the last minutes; None before the first progress."""
-        (start, first), (end, last) = self._history[0], self._history[-1]
-        return (last - first) / (end - start) if end > start and last > first else None
-
-    def line(self) -> str:
-        """The state as text: how far, success, how fast, how long still."""
-        rate = self.rate()
-        left = None if rate is None else (self.total - self._done) / rate
-        speed = "-" if rate is None else f"{rate:.1f}"
-        return (
-            f"{self._done / max(self.total, 1):.1%} | success {self._success} | "
-            f"{speed} {self.unit}/s | {duration_text(left)} left | "
-            f"{self._done:,}/{self.total:,}{self._stage}"
-        )

@@ -42,8 +42,7 @@ from dynvgd_jax.steering.proposals import (
 )
 from dynvgd_jax.steering.vgd import GUIDING_CRITICS, VgdOptions, blur, vgd_options
 
-# Folded into the key of `init`, and of an update beside those of the critics.
-EDITOR_KEY, PICK_KEY = 1, 4
+PICK_KEY = 4  # folded into an update's key beside those of the critics
 
 FIELDS = {
     "edit.max_step": number(0.0, 2.0),
@@ -137,11 +136,12 @@ class _Edit:
     network: QNetwork
 
     def init(self, key: jax.Array) -> EditState:
-        critic_state = td.fresh_critics(self.critic, self._optimizer, key)
+        critic_key, editor_key = jax.random.split(key)
+        critic_state = td.fresh_critics(self.critic, self._optimizer, critic_key)
         obs = jnp.zeros((1, self.setting.obs_dim))
         flat = jnp.zeros((1, self.setting.flat_dim))
-        shapes = jax.eval_shape(self.network.init, key, obs, flat)["params"]
-        layers = draw_params(shapes, jax.random.fold_in(key, EDITOR_KEY))
+        shapes = jax.eval_shape(self.network.init, editor_key, obs, flat)["params"]
+        layers = draw_params(shapes, editor_key)
         # An untrained network moves nothing.
         layers["out"] = jax.tree.map(jnp.zeros_like, layers["out"])
         editor = {"params": layers}

@@ -92,8 +92,10 @@ def guided_steps(guidance: Guidance, num_steps: int) -> range:
     the network, so its limit for lambda -> 0 is not plain DDIM.
 
     Raises:
-      UserError: `last_k` or `first_k` does not fit K.
+      UserError: there is guidance, and `last_k` or `first_k` does not fit K.
     """
+    if guidance.scale == 0:
+        return range(num_steps, num_steps)
     if not 0 <= guidance.last_k <= num_steps:
         raise UserError(
             f"config.guidance.last_k: found {guidance.last_k}, expected at most "
@@ -106,8 +108,6 @@ def guided_steps(guidance: Guidance, num_steps: int) -> range:
             f"or {first + 1} to {num_steps}, because last_k = {guidance.last_k} guides "
             f"from step {first} on"
         )
-    if guidance.scale == 0:
-        return range(num_steps, num_steps)
     return range(first, guidance.first_k or num_steps)
 
 

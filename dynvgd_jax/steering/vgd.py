@@ -58,6 +58,10 @@ GUIDING_CRITICS: dict[str, Callable[[CriticState], PyTree]] = {
     "target": lambda critic: critic.target_params,
 }
 
+# Methods that take guided steps, and those that weigh them by the TD error.
+GUIDED = ("dynvgd", "vgd")
+WEIGHTED = ("dynvgd",)
+
 FIELDS = {
     "guidance.critics": one_of(GUIDING_CRITICS),
     "guidance.candidates": number(1, 1024),

@@ -119,7 +119,7 @@ def check_carried(source: str | Path, content: Any) -> dict[str, Any]:
     """
     values = content.get(CARRIED, {}) if isinstance(content, Mapping) else {}
     ranges = {
-        "task": lambda v: v in TASKS,
+        "task": lambda v: type(v) is str and (v in TASKS or ":" in v),
         "num_train_timesteps": lambda v: type(v) is int and 2 <= v <= MAX_TIMESTEPS,
         "activation": lambda v: v in ACTIVATIONS,
         "ft_denoising_steps": lambda v: type(v) is int and 1 <= v <= MAX_TIMESTEPS,

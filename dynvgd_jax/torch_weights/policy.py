@@ -20,7 +20,7 @@ from dynvgd_jax.diffusion.policy import (
     make_eps_fn,
 )
 from dynvgd_jax.diffusion.policy_files import load_policy, save_policy
-from dynvgd_jax.envs.robosuite.tasks import get_task
+from dynvgd_jax.envs.robosuite.tasks import find_task
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.torch_weights.checkpoint import Checkpoint, read_checkpoint
 from dynvgd_jax.torch_weights.dppo_config import disagreements, read_dppo_config
@@ -35,6 +35,7 @@ _CHECK_ROWS = 64
 class ConvertedPolicy(NamedTuple):
     """What the conversion found."""
 
+    task: str
     difference: float  # largest |eps_jax - eps_torch|
     notes: list[str]  # what a user should know, one line each
 
@@ -67,7 +68,7 @@ def convert_policy(
     Args:
       source: DPPO's `.pt` file.
       output: new folder.
-      task: robosuite task, a key of `envs.tasks.TASKS`; None asks `dppo_config`.
+      task: as configurations name it; None asks `dppo_config`.
       normalization: DPPO's npz; None is `normalization.npz` beside `source`.
       weights: "ema" or "model"; None is "ema" where the file has it.
       num_train_timesteps: T; None asks the file, `dppo_config`, and the file's path.
@@ -113,7 +114,7 @@ def convert_policy(
     notes = [f"{facts.line()}, weights {checkpoint.weights or 'as they are'}, {scale}"]
     notes += [*facts.notes, *checkpoint.notes]
     note = None if said is None else disagreements(said, policy.network)
-    return ConvertedPolicy(difference, notes + ([note] if note else []))
+    return ConvertedPolicy(policy.task, difference, notes + ([note] if note else []))
 
 
 def largest_difference(policy: Policy, checkpoint: Checkpoint) -> float:
@@ -176,6 +177,7 @@ def _build(checkpoint: Checkpoint, facts: Facts, norm_path: Path) -> Policy:
         },
         ft_denoising_steps=0 if ft_steps is None else ft_steps.value,
     )
-    expected = get_task(policy.task)
-    policy.require_fit(expected.obs_dim, expected.action_dim, expected.chunk_len)
+    expected = find_task(policy.task)
+    if expected is not None:  # other simulators tell when their environments are made
+        policy.require_fit(*expected.sizes[:3])
     return policy

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from dynvgd_jax.agent import (
     CHECKPOINTS,
     POLICY,
+    SOURCE_FILE,
     Agent,
     check_steering,
     checkpoint_tree,
@@ -37,7 +38,6 @@ from dynvgd_jax.torch_weights import critics
 from dynvgd_jax.torch_weights.critics import ADAM, SavedCritics, read_critics
 from dynvgd_jax.torch_weights.forward import critic_value
 
-SOURCE_FILE = "source.json"
 MAX_DIFFERENCE = 1e-4  # of Q, as a share of 1 + |Q|
 _CHECK_ROWS = 64
 

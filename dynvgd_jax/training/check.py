@@ -21,6 +21,7 @@ from dynvgd_jax.envs import base as envs
 from dynvgd_jax.evaluate import play
 from dynvgd_jax.steering import methods
 from dynvgd_jax.steering.guidance import guidance_options, guided_steps
+from dynvgd_jax.steering.vgd import GUIDED
 from dynvgd_jax.training import replay_memory
 
 # Of what the loop itself reads.
@@ -59,7 +60,8 @@ def check_train(config: ConfigDict, *, resume: bool = False) -> None:
     A run that goes on has a base policy of its own, which need not stand elsewhere.
     """
     check_fields(config, field_rules())
-    guided_steps(guidance_options(config, dynamic=True), config.ddim_steps)
+    if config.method in GUIDED:
+        guided_steps(guidance_options(config, dynamic=True), config.ddim_steps)
     replay_memory.make_draw(config)
     if not resume:
         _check_base_policy(config)

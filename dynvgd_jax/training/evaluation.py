@@ -3,6 +3,7 @@
 import time
 
 import jax
+import numpy as np
 
 from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.envs.rollout import ActFn, evaluate
@@ -40,22 +41,36 @@ def evaluate_steered(run: RunState) -> None:
     config, programs = run.job.config, run.job.programs
     key = jax.random.key(config.eval.seed)
     name = f"{config.method}/{config.acting_noise}"
-    found = []
+    found, everyones_q = [], []
     for place_of_seed, seed in enumerate(run.seeds):
         learner = run.job.placement.take(run.learner, place_of_seed)
 
-        def act(obs, seeds, chunk_index, learner=learner):
+        acted_q = []
+
+        def act(obs, seeds, chunk_index, learner=learner, acted_q=acted_q):
             where = (obs, key, seeds, chunk_index)
             inputs = evaluation_inputs(*where, run.env_steps)
-            return programs.act_one(learner, inputs).chunk
+            chunk = programs.act_one(learner, inputs).chunk
+            if programs.value is not None:
+                # an evaluation's last wave repeats its first row
+                rows = np.unique(seeds, return_index=True)[1]
+                acted_q.append((programs.value(learner, obs, chunk).combined, rows))
+            return chunk
 
         label = f"seed {seed.seed}, " if len(run.seeds) > 1 else ""
         found.append(play(run, name, label, act))
-    for seed, results in zip(run.seeds, found, strict=True):
-        record_evaluation(seed, run.env_steps, name, results)
+        everyones_q.append(_gather_q(acted_q))
+    for seed, results, q in zip(run.seeds, found, everyones_q, strict=True):
+        record_evaluation(seed, run.env_steps, name, results, q)
     run.to_evaluate = False
     if has_checkpoint(run):
         save(run)  # so that a resumed run does not repeat it
+
+
+def _gather_q(acted: list[tuple[jax.Array, np.ndarray]]) -> list[float]:
+    """Q of the chunks that acted, in all processes; fetched only now."""
+    own = [float(q) for values, rows in jax.device_get(acted) for q in values[rows]]
+    return [q for part in processes.gather_objects(own) for q in part]
 
 
 def play(run: RunState, name: str, label: str, act: ActFn) -> list[EpisodeResult]:
@@ -79,13 +94,11 @@ def play(run: RunState, name: str, label: str, act: ActFn) -> list[EpisodeResult
 
     def progress(result):
         done.append(result)
-        job.progress.update(
-            run.env_steps,
-            success=sum(r.success_chunk for r in done) / len(done),
-            stage=f"evaluating {label}{name} {len(done)}/{len(own)}",
-        )
+        rate = sum(r.success_chunk for r in done) / len(done)
+        part.update(len(done), success=rate)
 
-    with run.clocks.measure("eval"):
+    showing = job.progress.part(f"evaluating {label}{name}", len(own))
+    with run.clocks.measure("eval"), showing as part:
         results = evaluate(
             job.eval_env,
             act_unless_stopped,

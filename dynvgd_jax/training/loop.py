@@ -9,13 +9,10 @@ import jax
 from ml_collections import ConfigDict
 
 from dynvgd_jax.core.types import Transition
+from dynvgd_jax.envs.base import can_draw
 from dynvgd_jax.runs.clocks import Clocks, Due
-from dynvgd_jax.runs.report import (
-    Summary,
-    print_next_commands,
-    print_results,
-    print_seed_means,
-)
+from dynvgd_jax.runs.report import Summary, print_results, print_seed_means
+from dynvgd_jax.runs.terminal import curves, module, print_next
 from dynvgd_jax.steering.base import Decision
 from dynvgd_jax.training import processes
 from dynvgd_jax.training.evaluation import evaluate_base, evaluate_steered
@@ -65,7 +62,15 @@ def train(
             print_results(run.seeds[0].summaries)
         else:
             print_seed_means(summaries)
-        print_next_commands(Path(workdir), run.seeds[0].workdir)
+        one_seed = run.seeds[0].workdir
+        commands = {
+            "curves": curves(Path(workdir)),
+            "held-out episodes": module("evaluate", one_seed, "--seed=1"),
+        }
+        if can_draw(config):
+            commands["films"] = module("evaluate", one_seed, "--videos=6")
+        commands["one page"] = module("report", workdir, "--output=report")
+        print_next(commands)
     return summaries
 
 
@@ -88,7 +93,8 @@ def _run(run: RunState) -> bool:
         save(run, required=True)
         run.job.progress.message(
             f"stopped at {run.env_steps:,} control steps, everything is saved; "
-            "the same command with --resume goes on"
+            "the same command with --resume goes on",
+            always=True,
         )
         return False
 

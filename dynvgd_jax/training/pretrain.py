@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from dynvgd_jax.core.fields import (
 )
 from dynvgd_jax.core.normalize import Normalization
 from dynvgd_jax.core.precision import with_precision
+from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.demos.dataset import Dataset, load_dataset, split_chunks
 from dynvgd_jax.diffusion import cloning
 from dynvgd_jax.diffusion.base import sample
@@ -27,15 +29,22 @@ from dynvgd_jax.diffusion.network import DiffusionMLP
 from dynvgd_jax.diffusion.policy import Policy, make_denoiser
 from dynvgd_jax.diffusion.policy_files import save_policy
 from dynvgd_jax.envs import base as envs_base
-from dynvgd_jax.envs.base import VectorEnv, task_names
+from dynvgd_jax.envs.base import VectorEnv, check_task
 from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
 from dynvgd_jax.runs.metrics import MetricsLog
-from dynvgd_jax.runs.report import Progress, Summary, print_results, summarise
+from dynvgd_jax.runs.report import (
+    Summary,
+    evaluation_line,
+    print_results,
+    summarise,
+)
+from dynvgd_jax.runs.terminal import Progress, curves, job, module, print_next
 from dynvgd_jax.steering.noise import START_NOISES, start_noise
 
 # Uses of the run's key.
 INIT_KEY, TRAIN_KEY, VALIDATION_KEY = range(3)
 POLICY, SNAPSHOTS = "policy", "snapshots"
+_UNIT = "gradient steps"
 
 MakeEnv = Callable[[Normalization, int], VectorEnv]
 
@@ -69,6 +78,12 @@ def pretrain(
         run.close()
     if run.summaries:
         print_results(run.summaries)
+    policy = Path(workdir) / POLICY
+    commands = {
+        "curves": curves(Path(workdir)),
+        "held-out episodes": module("evaluate", policy, "--seed=1"),
+    }
+    print_next(commands | job(config.task, "ddim", f"--config.base_policy={policy}"))
     return run.summaries
 
 
@@ -103,7 +118,7 @@ def check_config(config: ConfigDict) -> None:
         )
     for field, bounds in ranges.items():
         check_range(field, get_field(config, field), *bounds)
-    check_choice("task", config.task, task_names())
+    check_task("task", config.task)
     check_choice("eval.noise", config.eval.noise, START_NOISES)
     check_fields(config, precision.FIELDS)
 
@@ -145,7 +160,7 @@ class _Run:
             )
         self.decode = self._make_decode()
         self.log = MetricsLog(workdir, config)
-        self.progress = Progress(config.num_steps, unit="gradient steps")
+        self.progress = Progress(config.num_steps, unit=_UNIT)
         self.progress.__enter__()
         self.success: float | None = None
         self.summaries: list[Summary] = []
@@ -204,13 +219,24 @@ class _Run:
         """Success of the mean weights on the fixed seeds; nothing without episodes."""
         if self.env is None:
             return {}
-        config = self.config.eval
-        results = evaluate(
-            self.env,
-            functools.partial(self.decode, self.state.ema_params),
-            evaluation_seeds(config.seed, config.episodes),
-        )
-        summary = summarise(step, f"base/{config.noise}", results)
+        config, name = self.config.eval, f"base/{self.config.eval.noise}"
+        start, done = time.monotonic(), []
+
+        def progress(result: EpisodeResult) -> None:
+            done.append(result)
+            rate = sum(r.success_chunk for r in done) / len(done)
+            part.update(len(done), success=rate)
+
+        with self.progress.part(f"evaluating {name}", config.episodes) as part:
+            results = evaluate(
+                self.env,
+                functools.partial(self.decode, self.state.ema_params),
+                evaluation_seeds(config.seed, config.episodes),
+                progress=progress,
+            )
+        summary = summarise(step, name, results)
+        seconds = time.monotonic() - start
+        self.progress.message(evaluation_line(summary, seconds, unit=_UNIT))
         self.summaries.append(summary)
         self.log.episodes(step, summary.policy, results)
         self.success = summary.success_chunk / summary.episodes

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from dynvgd_jax.core.types import EpisodeEnds, PyTree
 from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.replay import ring
-from dynvgd_jax.steering.base import ActInputs, Decision, Method, Metrics
+from dynvgd_jax.steering.base import ActInputs, Decision, Method, Metrics, Value
 from dynvgd_jax.steering.noise import make_base_decode
 from dynvgd_jax.training.compile import (
     SAME,
@@ -41,6 +41,8 @@ class Programs(NamedTuple):
     decode: Callable[..., jax.Array]
     explore: Callable[[ActInputs], Decision]  # of one seed, in the first rollouts
     act_one: Callable[[Any, ActInputs], Decision]  # of one seed's learner
+    # (one seed's learner, obs, chunk) -> Value of each row; None without critics
+    value: Callable[..., Value] | None
     put: Callable[[Sequence[PyTree]], PyTree]  # learners -> as `act` and `update` take
     act: Callable[[PyTree, Sequence[ActInputs]], Decision]
     # inputs per seed -> what belongs to their observations, as `act`'s results
@@ -91,6 +93,7 @@ def compile_programs(
         decode=lambda kind, *inputs: decode(kind, local_params, *inputs),
         explore=lambda inputs: explore(local_params, inputs),
         act_one=lambda learner, inputs: act_one(learner, local_params, inputs),
+        value=method.value and jax.jit(method.value),
         put=make_put(placement),
         act=lambda learner, inputs: act(learner, params, together(inputs)),
         propose=lambda inputs: propose(params, together(inputs)),

@@ -89,18 +89,19 @@ def offline_with_proposals(job: Job) -> Transition:
         return transitions
     propose, params = jax.jit(method.propose), jax.device_put(job.policy.params)
     count, found = len(transitions.reward), []
-    for first in range(0, count, OFFLINE_ROWS):
-        job.progress.update(0, stage=f"decoding proposals {first:,}/{count:,}")
-        # the last rows are filled up, so that it compiles once
-        numbers = np.arange(first, first + OFFLINE_ROWS)
-        inputs = ActInputs(
-            obs=transitions.next_obs[np.minimum(numbers, count - 1)],
-            key=jax.random.key(0),
-            seeds=numbers.astype(np.uint32),
-            chunk_index=np.zeros(OFFLINE_ROWS, np.int32),
-        )
-        drawn = jax.device_get(propose(params, inputs))
-        found.append(as_stored(drawn, job.example.next_extras))
+    with job.progress.part("decoding proposals of offline data", count) as part:
+        for first in range(0, count, OFFLINE_ROWS):
+            # the last rows are filled up, so that it compiles once
+            numbers = np.arange(first, first + OFFLINE_ROWS)
+            inputs = ActInputs(
+                obs=transitions.next_obs[np.minimum(numbers, count - 1)],
+                key=jax.random.key(0),
+                seeds=numbers.astype(np.uint32),
+                chunk_index=np.zeros(OFFLINE_ROWS, np.int32),
+            )
+            drawn = jax.device_get(propose(params, inputs))
+            found.append(as_stored(drawn, job.example.next_extras))
+            part.update(min(first + OFFLINE_ROWS, count))
     together = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *found)
     return transitions._replace(next_extras=together)
 

@@ -102,9 +102,21 @@ def _log_seed(
 
 
 def record_evaluation(
-    seed: SeedState, env_steps: int, name: str, results: Sequence[EpisodeResult]
+    seed: SeedState,
+    env_steps: int,
+    name: str,
+    results: Sequence[EpisodeResult],
+    acted_q: Sequence[float] = (),
 ) -> None:
-    """Writes an evaluation to eval.csv and TensorBoard, and keeps its averages."""
+    """Writes an evaluation to eval.csv and TensorBoard, and keeps its averages.
+
+    Args:
+      seed: whose it is.
+      env_steps: control steps of training before it.
+      name: of the policy, such as `base/randn`.
+      results: its episodes.
+      acted_q: what the critics said of each chunk that acted; none without critics.
+    """
     summary = summarise(env_steps, name, results)
     seed.summaries.append(summary)
     if seed.log is None:
@@ -129,8 +141,10 @@ def record_evaluation(
     for quantity, values in (
         ("episode_length", [r.length for r in results]),
         ("return", [r.episode_return for r in results]),
+        ("q", acted_q),
     ):
-        seed.log.histogram(env_steps, f"{prefix}/{quantity}", values)
+        if len(values):
+            seed.log.histogram(env_steps, f"{prefix}/{quantity}", values)
 
 
 def _success_rate(summary: Summary) -> float:

@@ -21,7 +21,7 @@ from dynvgd_jax.replay.log import ReplayLog
 from dynvgd_jax.replay.ring import example_transition, transition_nbytes
 from dynvgd_jax.runs.lock import FolderLock
 from dynvgd_jax.runs.metrics import MetricsLog
-from dynvgd_jax.runs.report import Progress
+from dynvgd_jax.runs.terminal import Progress
 from dynvgd_jax.steering.methods import build_method
 from dynvgd_jax.training import processes
 from dynvgd_jax.training.origins import CRITICS_NOTE, critics_sha256
@@ -82,7 +82,7 @@ def open_run(
     programs = compile_programs(config, policy, method, placement)
     learner = None
     if config.initial_critics and saved[0] is None:
-        start = load_learner(config.initial_critics, method)
+        start = load_learner(config.initial_critics, config, method)
         learner = programs.put([start] * config.num_seeds)
     offline = _load_offline(config, policy, saved[0])
     num_envs = own_envs(config.num_envs, processes.count())

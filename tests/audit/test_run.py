@@ -16,6 +16,7 @@ from dynvgd_jax.audit import __main__ as command
 from dynvgd_jax.audit import run
 from dynvgd_jax.audit.subject import make_subject
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.output import is_quiet
 from dynvgd_jax.steering.critics.mlp import CriticEnsemble
 from dynvgd_jax.steering.methods import build_method
 from dynvgd_jax.steering.noise import start_noise
@@ -181,6 +182,11 @@ def test_words_of_the_command_line_reach_the_audit(monkeypatch, capsys, tmp_path
     assert command.main(["audit", "~/run", "--output=~/found"]) == 0
     (folder,), options = seen[-1]
     assert (folder, options["output"]) == (tmp_path / "run", tmp_path / "found")
+    heard = []
+    monkeypatch.setattr(run, "run_audit", lambda *a, **o: heard.append(is_quiet()))
+    assert command.main(["audit", "some/run", "--quiet"]) == 0
+    assert command.main(["audit", "some/run"]) == 0
+    assert heard == [True, False]
     assert command.main(["audit", "--version"]) == 0
     assert capsys.readouterr().out == f"dynvgd_jax {dynvgd_jax.__version__}\n"
     assert command.main(["audit", "--help"]) == 0

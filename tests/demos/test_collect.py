@@ -129,4 +129,9 @@ def test_run_writes_every_file(tmp_path, capsys):
         assert words["env_name"] == "Lift"
         assert words["env_kwargs"] == env_kwargs(get_task("lift"))  # as it was built
         assert len(file["mask/operator_swift"]) == 2
-    assert "swift" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "swift" in said.out and " episodes/s | " in said.err
+    assert said.out.splitlines()[-1] == (
+        "pre-train: python launch.py --config=configs/lift_pretrain.py "
+        f"--config.dataset={folder}/train.npz"
+    )

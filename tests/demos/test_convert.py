@@ -8,7 +8,7 @@ import pytest
 
 import convert_torch_ckpt
 from dynvgd_jax.core.normalize import load_normalization, normalize_obs
-from dynvgd_jax.demos import hdf5
+from dynvgd_jax.demos import files, hdf5
 from dynvgd_jax.demos.dataset import load_dataset
 from dynvgd_jax.demos.files import write_dppo, write_robomimic
 from tests.demos.test_dataset import episodes
@@ -28,7 +28,9 @@ def folder(tmp_path):
 @pytest.mark.parametrize("name", ["train.npz", "low_dim.hdf5"])
 def test_both_layouts_come_over_bit_for_bit(folder, capsys, name):
     assert run(f"--dataset={folder / name}", f"--output={folder}/out") == 0
-    assert "10 episodes, 120 control steps, observation 23" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "10 episodes, 120 control steps, observation 23" in said.out
+    assert said.err == ""
     found = load_dataset(folder / "out" / "train.npz", "can")
     expected = load_dataset(folder / "train.npz", "can")
     for field in ("obs", "actions", "rewards", "lengths"):
@@ -36,6 +38,24 @@ def test_both_layouts_come_over_bit_for_bit(folder, capsys, name):
     source = json.loads((folder / "out" / "source.json").read_text())
     assert source["converted_from"] == name and len(source["sha256"]) == 64
     assert source["versions"]["numpy"] == np.__version__
+
+
+def test_a_long_conversion_shows_how_far_it_is(folder, capsys, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE_S", 0.0)
+    source = f"--dataset={folder / 'low_dim.hdf5'}"
+    task = "--task=can"
+    assert run(source, f"--output={folder}/out", task) == 0
+    said = capsys.readouterr()
+    first, *_, last = [line for line in said.err.splitlines() if "left" in line]
+    assert first.endswith("| 1/10") and "episodes read/s" in first
+    assert last.startswith("100.0% |") and last.endswith("| 10/10")
+    command = (
+        f"--config=configs/can_pretrain.py --config.dataset={folder}/out/train.npz"
+    )
+    assert said.out.splitlines()[-1] == f"pre-train: python launch.py {command}"
+    assert run(source, f"--output={folder}/again", task, "--quiet") == 0
+    said = capsys.readouterr()
+    assert said.err == "" and said.out.count("\n") == 1
 
 
 def test_a_given_scale_is_used_for_raw_values(folder):

@@ -7,11 +7,13 @@ import shutil
 import pytest
 
 import dynvgd_jax
+from dynvgd_jax import load_agent
 from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.envs import base as envs_base
 from dynvgd_jax.evaluate import __main__ as command
 from dynvgd_jax.evaluate import run
 from dynvgd_jax.evaluate.run import Entry
+from dynvgd_jax.runs.durable import remove_abandoned
 from dynvgd_jax.runs.metrics import EPISODES_FILE
 from tests.support.reach import ReachEnv
 
@@ -55,6 +57,21 @@ def test_repeats_the_runs_own_evaluations(finished_run, tmp_path, capsys):
     assert "dynvgd/tanh_randn - base/tanh_randn: " in text
     assert "dynvgd/tanh_randn - base/randn: " in text
     assert f"wrote {tmp_path / 'out' / EPISODES_FILE}" in text
+    films, knowledge = text.splitlines()[-2:]
+    module, output = "python -m dynvgd_jax", f"--output={tmp_path / 'out-videos'}"
+    assert films.split(": ", 1)[1].strip() == (
+        f"{module}.evaluate {finished_run} --videos=6 {output}"
+    )
+    assert knowledge.endswith(f": {module}.audit {finished_run}")
+
+
+def test_quiet_leaves_the_table(finished_run, tmp_path, capsys):
+    sizes = ["--episodes=2", "--num_envs=2", "--config.eval.noises=tanh_randn"]
+    assert evaluate(finished_run, *sizes, f"--output={tmp_path / 'q'}", "--quiet") == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "Success with 95 % intervals" in said.out
+    assert said.out.splitlines()[-1] == f"wrote {tmp_path / 'q' / EPISODES_FILE}"
 
 
 def test_other_episodes_checkpoints_and_fields(finished_run, tmp_path, capsys):
@@ -97,6 +114,44 @@ def test_two_at_once_leave_each_other_alone(
     [kept] = tmp_path.glob(".o.*")
     assert f"the files are in {kept}; give --output" in capsys.readouterr().err
     assert rows(kept) == rows(tmp_path / "o") and len(rows(kept)) == 4
+
+
+def test_what_a_killed_evaluation_left_is_deleted_by_the_same_one(
+    finished_run, tmp_path, monkeypatch, capsys
+):
+    sizes = ["--episodes=2", "--config.eval.noises=randn"]
+    left = {name: tmp_path / f"..{name}.0123abcd.partial" for name in ("o", "other")}
+    for folder in left.values():
+        folder.mkdir()
+    assert evaluate(finished_run, *sizes, f"--output={tmp_path / 'o'}") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"o", left["other"].name}
+
+    def deleted(config, normalization, num_envs):  # one that goes on is left alone
+        (partial,) = tmp_path.glob("..p.*.partial")
+        remove_abandoned(tmp_path, "..p.*.partial")
+        assert partial.is_dir()
+        return ReachEnv(num_envs)
+
+    monkeypatch.setattr(envs_base, "make_env", deleted)
+    assert evaluate(finished_run, *sizes, f"--output={tmp_path / 'p'}") == 0
+
+
+def test_untrained_critics_are_named(finished_run, tmp_path, capsys, caplog):
+    older = min((finished_run / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    run_folder = shutil.copytree(finished_run, tmp_path / "run")
+    load_agent(finished_run)
+    assert caplog.text == ""
+    load_agent(run_folder / "checkpoints" / older.name)
+    (record,) = caplog.records
+    assert record.message == (
+        f"checkpoint 0 of {run_folder} has untrained critics, which steer at random: it "
+        "was written before the first training call"
+    )
+    caplog.clear()
+    load_agent(run_folder / "checkpoints" / older.name, {"method": "base"})
+    (run_folder / "source.json").write_text("{}")  # of critics that come from a file
+    load_agent(run_folder / "checkpoints" / older.name)
+    assert caplog.text == ""
 
 
 def test_a_policy_alone(finished_run, tmp_path, monkeypatch, capsys):

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from dynvgd_jax.report import build, files, scalars
+from dynvgd_jax.report import build, files, reading, scalars
 from dynvgd_jax.report.__main__ import main
 from dynvgd_jax.report.build import build_report
 from dynvgd_jax.report.grouping import group
@@ -187,10 +187,23 @@ def test_the_command_and_the_same_again(tmp_path, monkeypatch, capsys):
     assert main(argv) == 0
     said = capsys.readouterr()
     assert f"wrote {output}/index.html" in said.out and "base/randn" in said.out
+    assert said.out.splitlines()[-1] == f"look: xdg-open {output}/index.html"
     first = (output / "index.html").read_bytes()
     old = output / "figures/can_ddim4_w.png"  # of a run that is no longer among them
     old.write_text("")
+    monkeypatch.setattr(reading, "PATIENCE_S", -1.0)  # as of many runs
+    monkeypatch.setattr(build, "PATIENCE_S", -1.0)
+    assert main([*argv, "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "" and said.out.splitlines()[-1].startswith("wrote ")
     assert main(argv) == 0  # replaces its own, and equal runs give equal pages
+    bars = [line for line in capsys.readouterr().err.splitlines() if " left | " in line]
+    assert "100.0%" in bars[-1] and "charts/s" in bars[-1]
+    assert any("runs read/s" in line and line.endswith("| 1/1") for line in bars)
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "build_report", lambda paths, output: ["it is unfinished"])
+        assert main(argv) == main([*argv, "--quiet"]) == 0
+    assert capsys.readouterr().err == "dynvgd_jax.report: it is unfinished\n"
     assert (output / "index.html").read_bytes() == first
     assert not old.exists()
     assert {path.name for path in tmp_path.iterdir()} == {"run", "report"}

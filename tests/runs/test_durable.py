@@ -2,11 +2,20 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.runs.durable import AppendFile, new_file, new_folder, write_durably
+from dynvgd_jax.runs.durable import (
+    AppendFile,
+    held,
+    new_file,
+    new_folder,
+    remove_abandoned,
+    write_durably,
+)
 from dynvgd_jax.runs.lock import LOCK_FILE, FolderLock
 from dynvgd_jax.runs.metrics import MetricsLog
 from tests.support.tiny_run import tiny
@@ -136,3 +145,39 @@ def test_a_run_that_cannot_begin_is_one_line_and_frees_its_folder(
     failing("fsync", 0)
     assert "cannot write to" in str(caught.value) and "\n" not in str(caught.value)
     MetricsLog(tmp_path / "run", tiny("x")).close()
+
+
+def test_what_nobody_holds_any_more_is_deleted(tmp_path):
+    """A killed process holds nothing: the lock ends with it."""
+    for name in ("..a.1.partial", "..a.2.partial", "..a.3.partial", "..b.1.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "..a.4.partial").symlink_to(tmp_path / "elsewhere")
+    code = (
+        "import pathlib, sys, time\n"
+        "from dynvgd_jax.runs.durable import held\n"
+        "with held(pathlib.Path(sys.argv[1])) as is_ours:\n"
+        "    print(is_ours, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    argv = [sys.executable, "-c", code, str(tmp_path / "..a.3.partial")]
+    with (
+        subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process,
+        held(tmp_path / "..a.2.partial") as is_ours,
+    ):
+        assert process.stdout.readline() == "True\n" and is_ours
+        with held(tmp_path / "..a.3.partial") as is_ours:
+            assert not is_ours
+        remove_abandoned(tmp_path, "..a.?.partial")
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == {
+            *("..a.2.partial", "..a.3.partial", "..a.4.partial", "..b.1.partial"),
+            "elsewhere",
+        }
+        process.kill()
+    remove_abandoned(tmp_path, "..a.?.partial")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"..a.4.partial", "..b.1.partial", "elsewhere"}
+    with held(tmp_path / "gone") as is_ours:
+        assert not is_ours

@@ -1,8 +1,7 @@
-"""Intervals, durations, the progress display and the final table."""
+"""Intervals, a line on an evaluation, the final tables."""
 
 import io
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +11,10 @@ from scipy import stats
 from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.runs import report
 from dynvgd_jax.runs.report import (
-    Progress,
     Summary,
-    duration_text,
     episodes_text,
     evaluation_line,
     mean_text,
-    print_next_commands,
     print_results,
     print_seed_means,
     success_text,
@@ -45,88 +41,6 @@ def test_wilson_ends_solve_the_score_equation(x, n):
         assert abs(x / n - p) == pytest.approx(
             1.959963984540054 * math.sqrt(p * (1 - p) / n)
         )
-
-
-def test_duration_texts():
-    seconds = [0, 45, 99.6, 720, 5999, 11100, 12_360_000]
-    assert [duration_text(s) for s in seconds] == [
-        "0 s",
-        "45 s",
-        "2 min",
-        "12 min",
-        "1 h 40 min",
-        "3 h 05 min",
-        "143 d 1 h",
-    ]
-    assert duration_text(None) == duration_text(math.inf) == "?"
-
-
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-def test_rate_and_time_left_follow_the_recent_past():
-    clock = Clock()
-    progress = Progress(10_000, console=Console(file=io.StringIO()), clock=clock)
-    assert progress.rate() is None and "? left" in progress.line()
-    for done in range(0, 1001, 100):  # 10 control steps/s for 100 s
-        clock.now = 100.0 + done / 10
-        progress.update(done, success=0.5)
-    assert progress.rate() == pytest.approx(10.0)
-    assert progress.line() == (
-        "10.0% | success 0.50 | 10.0 control steps/s | 15 min left | 1,000/10,000"
-    )
-    for step in range(1, 1001):  # then 1 control step/s for 1000 s
-        clock.now = 200.0 + step
-        progress.update(1000 + step)
-    assert progress.rate() == pytest.approx(1.0, rel=0.02)
-    clock.now += 150.0  # an evaluation counts: 150 steps in the window's 300 s
-    progress.update(2000, stage="evaluating")
-    assert progress.rate() == pytest.approx(0.5, rel=0.02)
-    clock.now += 10_000.0  # a very long one still leaves an estimate
-    progress.update(2000, stage="evaluating")
-    assert progress.rate() is not None
-    progress.restart_rate()
-    assert progress.rate() is None
-
-
-def test_restarted_rate_forgets_the_work_before():
-    clock = Clock()
-    progress = Progress(10_000, console=Console(file=io.StringIO()), clock=clock)
-    clock.now += 1.0
-    progress.update(1000)  # fast first rollouts
-    progress.restart_rate()
-    clock.now += 50.0
-    progress.update(1032)
-    assert progress.rate() == pytest.approx(32 / 50)
-
-
-def test_plain_lines_without_a_terminal_at_most_once_a_minute():
-    clock, file = Clock(), io.StringIO()
-    with Progress(1000, console=Console(file=file), clock=clock) as progress:
-        for second in range(150):
-            clock.now = 100.0 + second
-            progress.update(second, stage="evaluating [a/2]")
-        progress.message("a [note]")
-    lines = file.getvalue().splitlines()
-    # at 0, 60 and 120 s, the message, and the last state
-    assert len(lines) == 5 and lines[3] == "a [note]"
-    assert "60/1,000" in lines[1] and "149/1,000" in lines[-1]
-    assert "\x1b" not in file.getvalue() and "evaluating [a/2]" in lines[0]
-
-
-def test_bar_on_a_terminal():
-    file = io.StringIO()
-    console = Console(file=file, force_terminal=True, width=120)
-    with Progress(10, unit="epochs", console=console) as progress:
-        progress.update(5, success=1.0, stage="[b]")
-        progress.message("a [note]")
-    for words in ("50.0% | success 1.00", "5/10 | [b]", "a [note]"):
-        assert words in file.getvalue()
 
 
 def episodes(successes, n, fault=False):
@@ -185,15 +99,8 @@ def test_a_finished_evaluation_in_one_line():
     line = evaluation_line(steered, 600, label="seed 3, ")
     assert "at 48,000 control steps: seed 3, dynvgd/tanh_randn: success 0.667" in line
     assert "3 episodes, 1 physics faults, 10 min" in line and "\n" not in line
-
-
-def test_the_next_commands_name_folders_as_a_shell_takes_them(capsys):
-    print_next_commands(Path("runs/a b"), Path("runs/a b/seed0"))
-    assert capsys.readouterr().out == (
-        "curves:            tensorboard --logdir='runs/a b'\n"
-        "held-out episodes: python -m dynvgd_jax.evaluate 'runs/a b/seed0' --seed=1\n"
-        "one page:          python -m dynvgd_jax.report 'runs/a b' --output=report\n"
-    )
+    line = evaluation_line(base._replace(control_steps=500), 1, unit="gradient steps")
+    assert line.startswith("evaluated at 500 gradient steps: base/randn: success")
 
 
 def test_the_bootstrap_in_batches_draws_the_same(monkeypatch):

@@ -10,10 +10,15 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 
 from configs import base
+from dynvgd_jax.agent import load_agent
+from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
+from dynvgd_jax.evaluate.play import steered_act
+from dynvgd_jax.evaluate.videos import Recorder
 from dynvgd_jax.runs.lock import FolderLock
 from dynvgd_jax.runs.metrics import MetricsLog, event_files
 from dynvgd_jax.runs.tensorboard import TRAIN_CHARTS
 from tests.support.command import ROOT
+from tests.support.reach import ReachEnv
 
 STEERING = ROOT / "dynvgd_jax" / "steering"
 
@@ -108,6 +113,31 @@ def test_every_chart_shows_something(finished_run):
                     continue
                 assert any(re.search(pattern, tag) for tag in tags["scalars"]), title
     assert {"eval/episode_length", "eval/return"} <= {*tags["histograms"]}
+
+
+def test_q_of_every_chunk_that_acted_in_an_evaluation(finished_run):
+    """Equal to what the saved critics say of the same episodes, played again."""
+    agent = load_agent(finished_run)
+    config = agent.config
+    seeds = evaluation_seeds(config.eval.seed, config.eval.episodes)
+    recorder = Recorder(steered_act(agent, lambda metrics: None), seeds)
+    env = ReachEnv(config.eval.num_envs)
+    evaluate(env, recorder, seeds, reward_offset=config.reward_offset)
+    obs, chunks = (
+        np.concatenate(part)
+        for part in zip(*map(recorder.episode, map(int, seeds)), strict=True)
+    )
+    expected = np.asarray(agent.method.value(agent.learner, obs, chunks).combined)
+    events = read(finished_run).Histograms("eval/q")
+    assert [event.step for event in events] == [
+        event.step for event in read(finished_run).Histograms("eval/return")
+    ]
+    found = events[-1].histogram_value
+    assert found.num == len(expected) == 3 * 8  # episodes x chunks until the time limit
+    assert found.sum == pytest.approx(expected.sum(), rel=1e-4)
+    assert (found.min, found.max) == pytest.approx(
+        (expected.min(), expected.max()), rel=1e-4
+    )
 
 
 def test_the_base_policy_is_a_line_beside_the_steered_one(finished_run, toy_config):

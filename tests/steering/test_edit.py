@@ -310,7 +310,9 @@ def test_an_untrained_network_moves_nothing_and_no_step_is_the_choice_alone():
     )
     given = batch_of(3, 6)
     inputs = toy.inputs(given.next_obs, None)._replace(proposed=given.next_extras)
-    states = [m.init(jax.random.key(0)) for m in (choice, method, still)]
+    key = jax.random.key(0)
+    critic_key, _ = jax.random.split(key)
+    states = [choice.init(critic_key), method.init(key), still.init(key)]
     chunks = [
         quick_jit(m.act)(state, None, inputs).chunk
         for m, state in zip((choice, method, still), states, strict=True)
@@ -325,6 +327,28 @@ def test_an_untrained_network_moves_nothing_and_no_step_is_the_choice_alone():
     jax.tree.map(np.testing.assert_array_equal, chunks[0], chunks[2])
     first, second = (s.critic.params["params"]["critics"] for s in (alone, moved))
     assert np.abs(first["out"]["kernel"] - second["out"]["kernel"]).max() > 1e-5
+
+
+def test_no_key_is_used_twice(monkeypatch):
+    """`fold_in(key, 1)` is `split(key, n)[1]`: the second critic's."""
+    used = {}
+
+    def watched(name, function, place):
+        def call(*arguments):
+            used[name] = tuple(jax.random.key_data(arguments[place]).tolist())
+            return function(*arguments)
+
+        return call
+
+    fresh, draw = edit.td.fresh_critics, edit.draw_params
+    monkeypatch.setattr(edit.td, "fresh_critics", watched("critics", fresh, 2))
+    monkeypatch.setattr(edit, "draw_params", watched("editor", draw, 1))
+    key = jax.random.key(0)
+    make()[0].init(key)
+    given = tuple(jax.random.key_data(key).tolist())
+    assert len({given, used["critics"], used["editor"]}) == 3
+    critics = jax.random.split(jax.random.wrap_key_data(jnp.uint32(used["critics"])), 8)
+    assert used["editor"] not in map(tuple, jax.random.key_data(critics).tolist())
 
 
 @pytest.mark.slow

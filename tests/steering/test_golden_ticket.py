@@ -200,7 +200,7 @@ def test_a_run_finds_the_ticket_that_succeeds(golden_env, toy_policy, whole):
     )
     with pytest.raises(UserError, match="acts from its own noise"):
         agent.act(obs, noise)
-    with pytest.raises(UserError, match="'golden_ticket' has no critics"):
+    with pytest.raises(UserError, match="'golden_ticket' weighs nothing"):
         agent.act(obs, td_error=1.0)
     words = "a run of method 'golden_ticket', whose state says nothing to method 'vgd'"
     with pytest.raises(UserError, match=words):

@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 from configs import base
 from dynvgd_jax.core import fields
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.diffusion.policy_files import load_policy
 from dynvgd_jax.steering import methods
+from dynvgd_jax.steering.methods import build_method
 from dynvgd_jax.training.check import check_train, field_rules
 from dynvgd_jax.training.resume import CHANGEABLE
 
@@ -145,6 +147,25 @@ def test_hour_goes_on_where_quick_ends(name):
     assert "total_env_steps" in differ
     assert all(n.startswith(CHANGEABLE) for n in differ), differ
     assert hour.total_env_steps > quick.total_env_steps
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("can_ddim8_dsrl_na", {}),
+        ("can_ddim8_dsrl_sac", {"guidance.first_k": 1}),
+        ("can_golden_ticket", {}),
+        ("can_ddim8", {"method": "base"}),
+        ("can_ddim8", {"guidance.scale": 0.0}),
+    ],
+)
+def test_who_takes_no_guided_steps_may_have_as_few_as_they_like(name, changes):
+    config = load(name).unlock()
+    config.update_from_flattened_dict({"ddim_steps": 2} | changes)
+    assert config.guidance.last_k == 3
+    check_train(config)
+    policy = load_policy("builtin:can")
+    assert build_method(config, policy).act is not None
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,9 @@ def test_critics_of_chunks_can_be_audited_those_of_noises_not(finished, tmp_path
         run_audit(finished["dsrl_na"], noise="tanh_randn", **sizes)
     with pytest.raises(UserError, match="'dsrl_sac' has no critics of chunks"):
         run_audit(finished["dsrl_sac"], output=str(tmp_path / "sac"), **sizes)
-    with pytest.raises(UserError, match="'dsrl_sac' has no critics of chunks"):
-        load_agent(finished["dsrl_sac"]).act(np.zeros((1, 4)), td_error=1.0)
+    for name in ("dsrl_sac", "dsrl_na"):  # nothing there is weighed
+        with pytest.raises(UserError, match=f"'{name}' weighs nothing by a TD error"):
+            load_agent(finished[name]).act(np.zeros((1, 4)), td_error=1.0)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from dynvgd_jax.core.normalize import (
     normalize_obs,
     save_normalization,
 )
+from dynvgd_jax.core.output import quietly
 from dynvgd_jax.diffusion.policy_files import load_policy
 from dynvgd_jax.training.pretrain import pretrain
 from tests.support.reach import ReachEnv
@@ -96,6 +97,28 @@ def test_learns_to_reach(run):
     assert [s.control_steps for s in summaries] == [800, 1200]
     assert summaries[-1].policy == "base/randn" and summaries[-1].episodes == 20
     assert summaries[-1].success_chunk >= 18
+
+
+def test_says_what_it_does_and_what_to_type_next(dataset, tmp_path, capsys):
+    short = SHORT | {"eval.episodes": 2, "eval.num_envs": 2, "eval.every_steps": 30}
+    pretrain(small_config(dataset, short), tmp_path / "run", ScaledReachEnv)
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    for steps in (30, 60):
+        start = f"evaluated at {steps} gradient steps: base/randn: success "
+        assert sum(line.startswith(start) for line in lines) == 1
+    policy = tmp_path / "run" / "policy"
+    assert said.out.splitlines()[-3:] == [
+        f"curves:            tensorboard --logdir={tmp_path / 'run'}",
+        f"held-out episodes: python -m dynvgd_jax.evaluate {policy} --seed=1",
+        "steer it:          python launch.py --config=configs/can_ddim8.py:quick "
+        f"--config.base_policy={policy}",
+    ]
+    with quietly():
+        pretrain(small_config(dataset, short), tmp_path / "quiet", ScaledReachEnv)
+    said = capsys.readouterr()
+    assert said.err == "" and "tensorboard" not in said.out
+    assert "Success with 95 % intervals" in said.out
 
 
 def test_leaves_a_loadable_policy(run, dataset):

@@ -132,6 +132,9 @@ def test_offline_transitions_get_their_own(toy_policy, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(setup.MEMORIES, "device", Watched)
         train(config, tmp_path / "run", make_env=ReachEnv)
+    assert "| decoding proposals of offline data 0/700, ? left" in (
+        capsys.readouterr().err
+    )
     (offline,) = seen
     policy = load_policy(toy_policy)
     method = build_method(config, policy)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from dynvgd_jax.core.output import quietly
 from dynvgd_jax.runs.signals import StopSignals
 from dynvgd_jax.training.loop import train
 from tests.support import command
@@ -43,6 +44,17 @@ def test_a_run_stopped_everywhere_equals_one_that_was_not(
     assert_equal_runs(folder, finished_run)
 
 
+def test_a_quiet_run_says_that_it_was_stopped(toy_config, tmp_path, capsys):
+    with quietly():
+        train(toy_config, tmp_path, make_env=ReachEnv, stop=lambda: True)
+    said = capsys.readouterr()
+    assert said.err == (
+        "stopped at 0 control steps, everything is saved; the same command with "
+        "--resume goes on\n"
+    )
+    assert said.out == ""
+
+
 def test_speed_of_a_resumed_run_leaves_out_what_was_done_before(
     toy_config, tmp_path, capsys
 ):
@@ -76,6 +88,7 @@ def test_sigterm_ends_the_command_with_code_0_and_resume_goes_on(
 
 SLEEPER = """
 import hashlib, signal, time
+from dynvgd_jax.core.output import quietly
 from dynvgd_jax.runs.signals import StopSignals
 
 # a shell's background job inherits an ignored SIGINT

@@ -116,6 +116,8 @@ def test_checkpoints_and_agents(run):
     for td_error in (np.nan, -1.0):
         with pytest.raises(ValueError, match="found td_error"):
             newest.act(obs, noise, td_error)
+    with pytest.raises(UserError, match="'vgd' weighs nothing by a TD error"):
+        load_agent(run, {"method": "vgd"}).act(obs, noise, 7.0)
 
 
 @pytest.mark.parametrize(

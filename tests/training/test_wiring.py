@@ -392,7 +392,8 @@ def acts(runs):
         overrides = ALL_STEPS if all_steps else {}
         if field is not None:
             overrides = overrides | {field: AGENT_FIELDS[field]}
-        return load_agent(runs.folder / "run", overrides).act(obs, noise, td_error=2.0)
+        agent = load_agent(runs.folder / "run", overrides)
+        return agent.act(obs, noise, None if field == "method" else 2.0)
 
     return acts
 

@@ -75,7 +75,9 @@ class Task(NamedTuple):
     obs_dim: int  # Do
     chunk_len: int  # Ta, control steps per action chunk
     max_episode_env_steps: int  # control steps until the time limit
-    parts: Callable[[Any], Parts]  # of a robosuite environment
+    # Of a robosuite environment; None leaves the task to `env.engine=robosuite`, whose
+    # environment says what is observed and what is success.
+    parts: Callable[[Any], Parts] | None = None
     num_arms: int = 1  # Panda arms
     unused_objects: tuple[str, ...] = ()  # robosuite keeps them 14 m away
     view: View = View()

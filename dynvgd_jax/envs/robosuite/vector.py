@@ -227,6 +227,11 @@ class RobosuiteVectorEnv:
     def _make_stepper(self, env):
         if self.engine == "robosuite":
             return StockStepper(env, self.task)
+        if self.task.parts is None:
+            raise UserError(
+                f"task {self.task.name} has no parts, which env.engine={self.engine} "
+                "steps; use env.engine=robosuite"
+            )
         # imported here: numba's start costs a second that the fallback can save
         from dynvgd_jax.envs.robosuite.control import CompiledStepper
 

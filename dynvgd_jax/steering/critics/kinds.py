@@ -15,6 +15,9 @@ CRITICS = {
     "hl_gauss": make_hl_gauss_critic,
 }
 
+# Of a kind, fields that change what its numbers mean and no shape.
+MEANING = {"hl_gauss": ("critic.v_min", "critic.v_max")}
+
 FIELDS = {"critic.kind": one_of(CRITICS)}
 
 

@@ -1,6 +1,6 @@
 """The robosuite tasks by name; a file each. Importing them imports no simulator."""
 
-from dynvgd_jax.envs.base import unknown_task
+from dynvgd_jax.envs.base import check_task, own_simulator, unknown_task
 from dynvgd_jax.envs.robosuite.task import Task
 from dynvgd_jax.envs.robosuite.tasks import can, lift, square, transport
 
@@ -12,8 +12,25 @@ TASKS: dict[str, Task] = {
 }
 
 
+def find_task(name: str) -> Task | None:
+    """Returns the named task; None where robosuite has none of that name.
+
+    A task of a user's, MODULE:NAME, stands in the dictionary `TASKS` of its module.
+
+    Raises:
+      UserError: there is no such module.
+    """
+    own = own_simulator(name)
+    if own is None:
+        return TASKS.get(name)
+    return getattr(own, "TASKS", {}).get(name.rpartition(":")[2])
+
+
 def get_task(name: str) -> Task:
     """Returns the named task; UserError names the nearest one otherwise."""
-    if name not in TASKS:
+    task = find_task(name)
+    if task is None:
+        if own_simulator(name) is not None:
+            check_task("task", name)
         raise unknown_task(name, tuple(TASKS))
-    return TASKS[name]
+    return task
