@@ -131,6 +131,4 @@ def make_expert(
     check_operator(task_name, operator)
     script = get_script(task_name)
     kind = PairExpert if isinstance(script, PairScript) else Expert
-    return kind(
-        script, script.operators[operator], rng, waypoint_noise_m, action_noise
-    )
+    return kind(script, script.operators[operator], rng, waypoint_noise_m, action_noise)

@@ -231,7 +231,9 @@ def _put_lid(style: TransportStyle, hand: Hand, lid: np.ndarray) -> Aim:
     if lid[0] < LID_OFF_X_M and fall < style.lid_release:
         return _aim(style, 0, hand.eef_pos, OPEN)
     goal = np.array([style.lid_x, START_BIN_XY_M[1]])
-    return _lower(style, hand, 0, goal, hand.eef_pos[2] - fall + style.lid_release - 0.02)
+    return _lower(
+        style, hand, 0, goal, hand.eef_pos[2] - fall + style.lid_release - 0.02
+    )
 
 
 def _has_payload(style: TransportStyle, scene: TransportScene, arm: int) -> bool:
