@@ -1,30 +1,26 @@
 """Scripted experts: which tasks have some, and how one acts."""
 
 import difflib
+from typing import Any
 
 import numpy as np
 
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.demos import can, lift, square
-from dynvgd_jax.demos.motion import CLOSE, Aim, Scene, SmoothNoise, read_scene, servo
-from dynvgd_jax.demos.operators import Operator, Script, draw_style
+from dynvgd_jax.demos import can, lift, square, transport
+from dynvgd_jax.demos.hand import MovingHand
+from dynvgd_jax.demos.motion import CLOSE, read_scene
+from dynvgd_jax.demos.operators import Operator, PairScript, Script, draw_style
 from dynvgd_jax.envs.base import own_simulator
 
-WAYPOINT_NOISE_MEMORY_STEPS = 25.0
-STEADY_WITHIN_M = 0.15  # of its aim the hand becomes steady
-HESITATION_STEPS = (4, 12)
-DETOUR_STEPS = (3, 8)
-DETOUR_SPEED = (0.4, 0.9)
-
-
-SCRIPTS: dict[str, Script] = {
+SCRIPTS: dict[str, Script | PairScript] = {
     "can": can.SCRIPT,
     "square": square.SCRIPT,
     "lift": lift.SCRIPT,
+    "transport": transport.SCRIPT,
 }
 
 
-def get_script(task_name: str) -> Script:
+def get_script(task_name: str) -> Script | PairScript:
     """The scripted experts of a task; UserError if it has none.
 
     Those of a task of a user's, MODULE:NAME, stand in `SCRIPTS` of its module.
@@ -53,7 +49,7 @@ def check_operator(task_name: str, operator: str) -> None:
 
 
 class Expert:
-    """One operator in one episode."""
+    """One operator in one episode, with one hand."""
 
     def __init__(
         self,
@@ -65,61 +61,58 @@ class Expert:
     ):
         self._script, self._operator, self._rng = script, operator, rng
         self._style = script.style(**draw_style(operator.style, rng))
-        self._waypoint_noise_m = waypoint_noise_m * operator.wobble
-        self._action_noise = action_noise
-        self._noisy = waypoint_noise_m > 0 or action_noise > 0
-        self._noise = SmoothNoise(rng, 3, WAYPOINT_NOISE_MEMORY_STEPS)
-        self._pause_steps = self._detour_steps = 0
-        self._detour = np.zeros(3)
-        self._grip = -1.0
+        self._hand = MovingHand(operator, rng, waypoint_noise_m, action_noise)
         self.resting = False  # nothing is left to do, succeeded or not
         self.object_z = np.inf  # m, when it last looked
 
     def act(self, env) -> np.ndarray:
         """The action `[7]` in [-1, 1] for a robosuite environment's present state."""
         scene = read_scene(env, self._script.object_body(env))
-        nothing = self._grip == CLOSE and self._script.closed_on_nothing(scene)
-        if nothing and not self._style.gives_up and self._operator.after_mishap:
-            changes = draw_style(self._operator.after_mishap, self._rng)
-            self._style = self._style._replace(**changes)
+        if self._hand.grip == CLOSE and self._script.closed_on_nothing(scene):
+            self._style = after_mishap(self._style, self._operator, self._rng)
         aim = self._script.decide(self._style, scene)
-        aim = self._hesitate(aim, scene)
-        action = servo(scene, aim._replace(pos=aim.pos + self._wobble(aim, scene)))
-        self._stray(action, aim)
-        action[:6] += self._action_noise * self._rng.standard_normal(6)
-        self._grip, self.resting = aim.grip, aim.resting
-        self.object_z = float(scene.object_pos[2])
-        return np.clip(action, -1.0, 1.0)
+        action = self._hand.move(scene, aim)
+        self.resting, self.object_z = aim.resting, float(scene.object_pos[2])
+        return action
 
-    def _wobble(self, aim: Aim, scene: Scene) -> np.ndarray:
-        """Smooth noise that fades as the hand comes near.
 
-        Noise that stayed would put the hand beside its aim and keep it there: whoever
-        learns from it learns not to correct.
-        """
-        way = np.linalg.norm(aim.pos - scene.eef_pos) / STEADY_WITHIN_M
-        return self._waypoint_noise_m * min(way, 1.0) ** 2 * self._noise.draw()
+class PairExpert:
+    """One operator in one episode, with two hands that see each other."""
 
-    def _stray(self, action: np.ndarray, aim: Aim) -> None:
-        """Leads the hand off its way at times: the data shows how to come back."""
-        if self._detour_steps:
-            self._detour_steps -= 1
-            action[:3] = self._detour
-            return
-        may_stray = self._noisy and aim.free and not aim.resting
-        if may_stray and self._rng.random() < self._operator.detour:
-            self._detour_steps = int(self._rng.integers(*DETOUR_STEPS))
-            direction = self._rng.standard_normal(3) * [1.0, 1.0, 0.5]
-            direction /= np.linalg.norm(direction)
-            self._detour = direction * self._rng.uniform(*DETOUR_SPEED)
+    def __init__(
+        self,
+        script: PairScript,
+        operator: Operator,
+        rng: np.random.Generator,
+        waypoint_noise_m: float,
+        action_noise: float,
+    ):
+        self._script, self._operator, self._rng = script, operator, rng
+        self._style = script.style(**draw_style(operator.style, rng))
+        noise = waypoint_noise_m, action_noise
+        self._hands = [MovingHand(operator, rng, *noise) for _ in range(2)]
+        self.resting = False  # neither hand has anything left to do
+        self.object_z = np.inf  # m, the lowest object, when it last looked
 
-    def _hesitate(self, aim: Aim, scene: Scene) -> Aim:
-        if self._pause_steps == 0:
-            if self._rng.random() < self._operator.hesitation:
-                self._pause_steps = int(self._rng.integers(*HESITATION_STEPS))
-            return aim
-        self._pause_steps -= 1
-        return aim._replace(pos=scene.eef_pos, grip=self._grip)
+    def act(self, env) -> np.ndarray:
+        """The action `[14]` in [-1, 1] for a robosuite environment's present state."""
+        scene = self._script.read(env)
+        pairs = list(zip(self._hands, scene.hands, strict=True))
+        for hand, seen in pairs:
+            if hand.grip == CLOSE and self._script.closed_on_nothing(seen):
+                self._style = after_mishap(self._style, self._operator, self._rng)
+        aims = self._script.decide(self._style, scene)
+        moves = [hand.move(seen, aim) for (hand, seen), aim in zip(pairs, aims)]
+        self.resting = all(aim.resting for aim in aims)
+        self.object_z = self._script.lowest_z(scene)
+        return np.concatenate(moves)
+
+
+def after_mishap(style: Any, operator: Operator, rng: np.random.Generator) -> Any:
+    """The style of an operator whose fingers have met without the object."""
+    if style.gives_up or not operator.after_mishap:
+        return style
+    return style._replace(**draw_style(operator.after_mishap, rng))
 
 
 def make_expert(
@@ -129,7 +122,7 @@ def make_expert(
     *,
     waypoint_noise_m: float = 0.0,
     action_noise: float = 0.0,
-) -> Expert:
+) -> Expert | PairExpert:
     """An expert for one episode.
 
     Args:
@@ -144,6 +137,5 @@ def make_expert(
     """
     check_operator(task_name, operator)
     script = get_script(task_name)
-    return Expert(
-        script, script.operators[operator], rng, waypoint_noise_m, action_noise
-    )
+    kind = PairExpert if isinstance(script, PairScript) else Expert
+    return kind(script, script.operators[operator], rng, waypoint_noise_m, action_noise)

@@ -23,6 +23,14 @@ class Scene(NamedTuple):
     object_rot: np.ndarray  # [3, 3]
 
 
+class Hand(NamedTuple):
+    """One of several hands, as an expert sees it; the fields are `Scene`'s."""
+
+    eef_pos: np.ndarray  # [3] m
+    eef_rot: np.ndarray  # [3, 3]
+    width: float  # m
+
+
 class Aim(NamedTuple):
     """What an expert wants to do in this control step."""
 
@@ -34,17 +42,25 @@ class Aim(NamedTuple):
     free: bool = True  # a detour does no harm here
     resting: bool = False  # nothing is left to do
     turn_gain: float = 1.0  # share of the servo's gain around the vertical
+    tilt: float = 0.0  # rad around the x axis, by which it leans from pointing down
+
+
+def read_hand(env, arm: int) -> Hand:
+    """A hand of a robosuite environment, from its simulator's present data."""
+    data, robot = env.sim.data, env.robots[arm]
+    fingers = [env.sim.model.get_joint_qpos_addr(j) for j in robot.gripper.joints]
+    return Hand(
+        eef_pos=np.array(data.site_xpos[robot.eef_site_id]),
+        eef_rot=np.array(data.site_xmat[robot.eef_site_id]).reshape(3, 3),
+        width=float(data.qpos[fingers[0]] - data.qpos[fingers[1]]),
+    )
 
 
 def read_scene(env, object_body: str) -> Scene:
     """The scene of a robosuite environment, from its simulator's present data."""
-    data, robot = env.sim.data, env.robots[0]
-    body = env.sim.model.body_name2id(object_body)
-    fingers = [env.sim.model.get_joint_qpos_addr(j) for j in robot.gripper.joints]
+    data, body = env.sim.data, env.sim.model.body_name2id(object_body)
     return Scene(
-        eef_pos=np.array(data.site_xpos[robot.eef_site_id]),
-        eef_rot=np.array(data.site_xmat[robot.eef_site_id]).reshape(3, 3),
-        width=float(data.qpos[fingers[0]] - data.qpos[fingers[1]]),
+        *read_hand(env, 0),
         object_pos=np.array(data.body_xpos[body]),
         object_rot=np.array(data.body_xmat[body]).reshape(3, 3),
     )
@@ -82,7 +98,7 @@ def rotation_vector(rot: np.ndarray) -> np.ndarray:
     return axis / (2 * sine) * np.arctan2(sine, cosine)
 
 
-def servo(scene: Scene, aim: Aim, gain: float = 1.3) -> np.ndarray:
+def servo(scene: Scene | Hand, aim: Aim, gain: float = 1.3) -> np.ndarray:
     """The action that moves the gripper towards an aim.
 
     A goal `aim - pose` ahead lets the controller, critically damped with kp = 150,
@@ -98,10 +114,18 @@ def servo(scene: Scene, aim: Aim, gain: float = 1.3) -> np.ndarray:
     most = min(aim.speed, CREEP_SPEED + aim.brake * np.linalg.norm(way))
     if length > most:
         step *= most / length
-    turn = rotation_vector(pointing_down(aim.yaw) @ scene.eef_rot.T)
+    turn = rotation_vector(_wanted(aim) @ scene.eef_rot.T)
     turn *= gain * np.array([1.0, 1.0, aim.turn_gain]) / ROTATION_STEP_RAD
     turn = np.clip(turn, -aim.speed, aim.speed)
     return np.clip(np.concatenate([step, turn, [aim.grip]]), -1.0, 1.0)
+
+
+def _wanted(aim: Aim) -> np.ndarray:
+    down = pointing_down(aim.yaw)
+    if aim.tilt == 0.0:
+        return down
+    c, s = np.cos(aim.tilt), np.sin(aim.tilt)
+    return np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]]) @ down
 
 
 class SmoothNoise:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dynvgd_jax.demos.motion import Aim, Scene
+from dynvgd_jax.demos.motion import Aim, Hand, Scene
 
 # A number is taken as it is, a pair is a uniform range, a list is a choice.
 Spread = float | tuple[float, float] | list[float]
@@ -33,6 +33,17 @@ class Script(NamedTuple):
     # Good and bad operators share the states before a bad choice, so that a policy
     # trained on their mixture holds both choices where a critic can tell them apart.
     # "expert" is the noise-free measure of the script; the others demonstrate.
+    operators: Mapping[str, Operator]
+
+
+class PairScript(NamedTuple):
+    """The same of a task for two hands."""
+
+    read: Callable[[Any], Any]  # robosuite environment -> its scene, with `hands`
+    style: Callable[..., Any]
+    decide: Callable[[Any, Any], tuple[Aim, Aim]]  # (style, scene) -> each hand's aim
+    closed_on_nothing: Callable[[Hand], bool]
+    lowest_z: Callable[[Any], float]  # scene -> m, of what must not fall to the floor
     operators: Mapping[str, Operator]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import can_demos, lift_demos, square_demos
+from configs import can_demos, lift_demos, square_demos, transport_demos
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.demos.collect import collect, masks, plan_episodes, run
 from dynvgd_jax.demos.experts import get_script
@@ -83,7 +83,7 @@ def test_states_and_actions_replay_the_observations(three):
 
 def test_bad_requests():
     with pytest.raises(UserError, match="scripted experts"):
-        collect("transport", 1, 0, operators={"careful": 1.0})
+        collect("hopper", 1, 0, operators={"careful": 1.0})
     with pytest.raises(UserError, match="'clumsy'"):
         collect("can", 1, 0, operators={"clumsy": 1.0})
     with pytest.raises(UserError, match="action_noise"):
@@ -105,7 +105,9 @@ def test_masks_cover_the_episodes():
     assert found["operator_b"] == [1, 3, 5, 7, 9]
 
 
-@pytest.mark.parametrize("module", [can_demos, lift_demos, square_demos])
+@pytest.mark.parametrize(
+    "module", [can_demos, lift_demos, square_demos, transport_demos]
+)
 def test_configurations_name_operators_that_exist(module):
     config = module.get_config()
     assert config.job == "demos" and config.is_locked

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.demos.experts import make_expert
 from dynvgd_jax.envs.robosuite import build, control, libmujoco, snapshot, tasks
 from dynvgd_jax.envs.robosuite.control import CompiledStepper, control_rows
 from dynvgd_jax.envs.robosuite.headless import mujoco
@@ -102,6 +103,27 @@ def test_the_exact_engine_equals_robosuite_bit_for_bit(name, steps):
         for what in ("qpos", "qvel", "ctrl", "qacc_warmstart", "site_xpos"):
             found = getattr(exact.env.sim.data, what)
             np.testing.assert_array_equal(found, getattr(stock.env.sim.data, what))
+
+
+@pytest.mark.slow
+def test_a_whole_handover_equals_robosuite_bit_for_bit():
+    """Both hands grasp, one passes the payload on, until both objects are home."""
+    stock, exact = pair("transport", exact=True)
+    start(stock, 3)
+    start(exact, 3)
+    expert = make_expert("transport", "expert", np.random.default_rng(0))
+    for _ in range(400):
+        action = expert.act(stock.env)[None]
+        expected, got = stock.run(action), exact.run(action)
+        np.testing.assert_array_equal(got.obs, expected.obs)
+        np.testing.assert_array_equal(got.reward, expected.reward)
+        np.testing.assert_array_equal(got.success, expected.success)
+        for what in ("qpos", "qvel", "ctrl", "qacc_warmstart"):
+            found = getattr(exact.env.sim.data, what)
+            np.testing.assert_array_equal(found, getattr(stock.env.sim.data, what))
+        if expected.success[0]:
+            break
+    assert expected.success[0] and expected.reward[0] == 1.0
 
 
 @pytest.mark.parametrize("name", ["can", "transport"])
