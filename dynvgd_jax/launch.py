@@ -52,7 +52,7 @@ from dynvgd_jax.core.jax_start import import_jax, open_devices
 from dynvgd_jax.runs.compile_cache import use_compile_cache
 from dynvgd_jax.runs.signals import StopSignals
 
-JOBS = ("train", "compare", "pretrain", "demos")
+JOBS = ("train", "compare", "pretrain", "demos", "agent")
 _MEMORY_ADVICE = "lower critic.*, batch_size, replay.capacity or num_envs"
 
 
@@ -145,6 +145,8 @@ def default_workdir(config_flag: str, config: ConfigDict) -> str:
     """Returns e.g. `runs/square_ddim8-quick-seed0`, for demonstrations `data/can`."""
     if config.job == "demos":
         return f"data/{config.task}"
+    if config.job == "agent":
+        return f"data/{config.task}_agent"
     path, _, preset = config_flag.partition(":")
     name = Path(path).stem + (f"-{preset}" if preset else "")
     if config.job == "compare":
@@ -195,6 +197,11 @@ def run_job(command: Command) -> None:
     if config.job == "pretrain":
         open_devices()
         from dynvgd_jax.training.pretrain import pretrain as job
+    elif config.job == "agent":
+        open_devices()
+        from dynvgd_jax.demos.ppo import train_agent as job
+    elif "agents" in config:
+        from dynvgd_jax.demos.gym_demos import run as job
     else:
         from dynvgd_jax.demos.collect import run as job
     job(config, workdir)

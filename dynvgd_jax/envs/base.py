@@ -9,16 +9,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.core.fields import Rule, one_of
+from dynvgd_jax.core.fields import Rule, check_choice
 from dynvgd_jax.core.normalize import Normalization
 from dynvgd_jax.core.types import ChunkResult
 
 # Name -> module with `task_names()`, `make_env(config, normalization, num_envs)`,
-# `make_camera(config, normalization, size)` and `FIELDS`, the rules of what it reads of
-# `config.env`.
+# `make_camera(config, normalization, size)`, `sizes(task)` and `FIELDS`, the rules of
+# what it reads of `config.env`.
 # Importing the module must be cheap: the simulator itself belongs inside `make_env`.
+# A task SIMULATOR:NAME is that simulator's own affair, which refuses what it has not.
 SIMULATORS = {
     "robosuite": "dynvgd_jax.envs.robosuite",
+    "gym": "dynvgd_jax.envs.gym",
 }
 
 
@@ -98,9 +100,20 @@ def task_names() -> tuple[str, ...]:
     return tuple(name for sim in SIMULATORS for name in _module(sim).task_names())
 
 
+def check_task(field: str, task: str) -> None:
+    """The rule of a task: a simulator's, or SIMULATOR:NAME."""
+    if _named_simulator(task) is None:
+        check_choice(field, task, task_names())
+
+
+def _named_simulator(task: str) -> str | None:
+    simulator, _, name = str(task).partition(":")
+    return simulator if name and simulator in SIMULATORS else None
+
+
 def field_rules() -> dict[str, Rule]:
     """Returns the rules of `task` and of what the simulators read of `env`."""
-    rules = {"task": one_of(task_names())}
+    rules = {"task": check_task}
     for simulator in SIMULATORS:
         rules |= _module(simulator).FIELDS
     return rules
@@ -122,6 +135,11 @@ def make_env(
     return _module_of(config.task).make_env(config, normalization, num_envs)
 
 
+def task_sizes(task: str) -> EnvSizes:
+    """Returns the sizes of one of `task_names`; imports no simulator."""
+    return _module_of(task).sizes(task)
+
+
 def make_camera(config: ConfigDict, normalization: Normalization, size: int) -> Camera:
     """Returns what draws episodes of `config.task`; arguments as `make_env`'s.
 
@@ -137,6 +155,9 @@ def make_camera(config: ConfigDict, normalization: Normalization, size: int) -> 
 
 
 def _module_of(task: str) -> ModuleType:
+    named = _named_simulator(task)
+    if named is not None:
+        return _module(named)
     for simulator in SIMULATORS:
         if task in _module(simulator).task_names():
             return _module(simulator)

@@ -7,15 +7,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 from scipy import stats
 
+from dynvgd_jax.core.scores import judged_by_return, normalised_score, reference
 from dynvgd_jax.core.types import EpisodeResult
 
 # 97.5 % quantile of the normal distribution: two-sided 95 % intervals.
@@ -24,6 +26,8 @@ _Z95 = 1.959963984540054
 _BOOTSTRAP_VALUES = 10_000_000
 # The rate is measured over this much of the recent past, evaluations included.
 _RATE_WINDOW_S = 300.0
+SUCCESS_HEADINGS = ("success (whole chunk)", "success (any step)", "return")
+RETURN_HEADINGS = ("return", "normalised score", "control steps each")
 # Without a terminal a line is printed this often.
 _LINE_EVERY_S = 60.0
 
@@ -60,13 +64,36 @@ class Summary(NamedTuple):
     mean_return: float  # of sum (reward - reward_offset)
     mean_length: float  # control steps
     faults: int  # episodes whose physics broke, counted as failures
+    # of tasks that are judged by return: mean of the environment's own return and of
+    # D4RL's score, where it has one, each with a 95 % bootstrap interval over episodes
+    returns: list[float] | None = None  # mean, low, high
+    scores: list[float] | None = None  # likewise
 
 
 def summarise(
-    control_steps: int, policy: str, results: Sequence[EpisodeResult]
+    control_steps: int,
+    policy: str,
+    results: Sequence[EpisodeResult],
+    *,
+    task: str = "",
+    reward_offset: float = 0.0,
 ) -> Summary:
-    """Returns the averages of finished episodes (NaN means where there are none)."""
+    """Returns the averages of finished episodes (NaN means where there are none).
+
+    Args:
+      control_steps: of training before them.
+      policy: method and start noise.
+      results: the episodes.
+      task: whose they are; decides whether return is what counts.
+      reward_offset: that was subtracted from every control step's reward.
+    """
     n = len(results)
+    returns = scores = None
+    if n and judged_by_return(task):
+        found = episodes_interval(own_returns(results, reward_offset))
+        returns = list(found)
+        if reference(task) is not None:
+            scores = normalised_score(task, found).tolist()
     return Summary(
         control_steps=control_steps,
         policy=policy,
@@ -76,7 +103,37 @@ def summarise(
         mean_return=sum(r.episode_return for r in results) / n if n else math.nan,
         mean_length=sum(r.length for r in results) / n if n else math.nan,
         faults=sum(bool(r.fault) for r in results),
+        returns=returns,
+        scores=scores,
     )
+
+
+def own_returns(results: Sequence[EpisodeResult], reward_offset: float) -> np.ndarray:
+    """Returns each episode's sum of the environment's own rewards, `[episodes]`."""
+    return np.array([r.episode_return + reward_offset * r.length for r in results])
+
+
+def judged(config: ConfigDict) -> dict[str, Any]:
+    """Returns what `summarise` has to know of a run."""
+    return {"task": config.task, "reward_offset": config.reward_offset}
+
+
+def shown(results: Sequence[EpisodeResult], config: ConfigDict) -> dict[str, float]:
+    """Returns what `Progress.update` shows of episodes, at least one."""
+    if judged_by_return(config.task):
+        mean = float(np.mean(own_returns(results, config.reward_offset)))
+        return {"mean_return": mean}
+    return {"success": sum(r.success_chunk for r in results) / len(results)}
+
+
+def measures(prefix: str, summary: Summary) -> dict[str, float]:
+    """Returns what an evaluation is compared by, under TensorBoard's tags."""
+    values = {f"{prefix}/success_rate": summary.success_chunk / summary.episodes}
+    if summary.returns is not None:
+        values[f"{prefix}/return"] = summary.returns[0]
+    if summary.scores is not None:
+        values[f"{prefix}/normalized_score"] = summary.scores[0]
+    return values
 
 
 def evaluation_line(summary: Summary, seconds: float, label: str = "") -> str:
@@ -89,6 +146,13 @@ def evaluation_line(summary: Summary, seconds: float, label: str = "") -> str:
     """
     s = summary
     faults = f", {s.faults} physics faults" if s.faults else ""
+    if s.returns is not None:
+        score = f", normalised score {interval_text(s.scores)}" if s.scores else ""
+        return (
+            f"evaluated at {s.control_steps:,} control steps: {label}{s.policy}: "
+            f"return {interval_text(s.returns)}{score}, length {s.mean_length:.0f}, "
+            f"{s.episodes} episodes{faults}, {duration_text(seconds)}"
+        )
     return (
         f"evaluated at {s.control_steps:,} control steps: {label}{s.policy}: success "
         f"{success_text(s.success_chunk, s.episodes)} (any step "
@@ -98,11 +162,17 @@ def evaluation_line(summary: Summary, seconds: float, label: str = "") -> str:
 
 
 def results_table(summaries: Sequence[Summary]) -> Table:
-    """Returns a table with one row an evaluation; intervals are 95 % Wilson."""
-    table = Table(title="Success with 95 % intervals", title_justify="left")
+    """Returns a table with one row an evaluation.
+
+    The 95 % intervals are Wilson's, of returns the bootstrap's over episodes.
+    """
+    by_return = any(s.returns is not None for s in summaries)
+    what = "Return" if by_return else "Success"
+    table = Table(title=f"{what} with 95 % intervals", title_justify="left")
     for heading in ("control steps", "policy and start noise", "episodes"):
         table.add_column(heading, justify="left" if "policy" in heading else "right")
-    for heading in ("success (whole chunk)", "success (any step)", "return"):
+    own = RETURN_HEADINGS if by_return else SUCCESS_HEADINGS
+    for heading in own:
         table.add_column(heading, justify="right")
     faults = any(s.faults for s in summaries)
     if faults:
@@ -112,12 +182,27 @@ def results_table(summaries: Sequence[Summary]) -> Table:
             f"{s.control_steps:,}",
             s.policy,
             str(s.episodes),
-            success_text(s.success_chunk, s.episodes),
-            success_text(s.success_any, s.episodes),
-            f"{s.mean_return:.1f}",
+            *_measured(s),
             *([str(s.faults)] if faults else []),
         )
     return table
+
+
+def _measured(s: Summary) -> tuple[str, str, str]:
+    """The cells of RETURN_HEADINGS or SUCCESS_HEADINGS."""
+    if s.returns is not None:
+        score = interval_text(s.scores) if s.scores else "-"
+        return interval_text(s.returns), score, f"{s.mean_length:.0f}"
+    chunk, any_step = (
+        success_text(count, s.episodes) for count in (s.success_chunk, s.success_any)
+    )
+    return chunk, any_step, f"{s.mean_return:.1f}"
+
+
+def interval_text(found: Sequence[float]) -> str:
+    """Returns e.g. `1523.4 [1420.1, 1611.9]` of a mean and its interval."""
+    mean, low, high = found
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def seeds_table(summaries: Mapping[int, Sequence[Summary]]) -> Table:
@@ -125,32 +210,59 @@ def seeds_table(summaries: Mapping[int, Sequence[Summary]]) -> Table:
 
     The interval is that of the mean over training seeds; all share the episodes.
     """
+    first = next(iter(summaries.values()))
+    by_return = any(s.returns is not None for s in first)
+    what = "Return" if by_return else "Success"
     table = Table(
-        title=f"Success, mean of {len(summaries)} seeds with 95 % t intervals",
+        title=f"{what}, mean of {len(summaries)} seeds with 95 % t intervals",
         title_justify="left",
     )
     for heading in ("control steps", "policy and start noise", "episodes per seed"):
         table.add_column(heading, justify="left" if "policy" in heading else "right")
-    for heading in ("success (whole chunk)", "least to most", "return"):
+    own = ("return", "least to most", "normalised score")
+    for heading in own if by_return else ("success (whole chunk)", *own[1::-1]):
         table.add_column(heading, justify="right")
     for same in zip(*summaries.values(), strict=True):
-        rates = [s.success_chunk / s.episodes for s in same]
         table.add_row(
             f"{same[0].control_steps:,}",
             same[0].policy,
             str(same[0].episodes),
-            mean_text(rates),
-            f"{min(rates):.3f} to {max(rates):.3f}",
-            f"{statistics.fmean(s.mean_return for s in same):.1f}",
+            *_measured_over_seeds(same),
         )
     return table
 
 
-def t_interval(rates: Sequence[float]) -> tuple[float, float]:
-    """Returns the 95 % t interval of the mean of at least two rates, within [0, 1]."""
-    mean, error = statistics.fmean(rates), stats.sem(rates)
-    half = stats.t.ppf(0.975, len(rates) - 1) * error
-    return max(mean - half, 0.0), min(mean + half, 1.0)
+def _measured_over_seeds(same: Sequence[Summary]) -> tuple[str, str, str]:
+    """One evaluation of all seeds: mean with interval, its ends, return or score."""
+    if same[0].returns is not None:
+        means, scores = (
+            [part and part[0] for part in parts]
+            for parts in zip(*((s.returns, s.scores) for s in same), strict=True)
+        )
+        ends = f"{min(means):.1f} to {max(means):.1f}"
+        score = f"{statistics.fmean(scores):.1f}" if scores[0] is not None else "-"
+        spread = t_interval(means, within=(-math.inf, math.inf))
+        return interval_text((statistics.fmean(means), *spread)), ends, score
+    rates = [s.success_chunk / s.episodes for s in same]
+    return (
+        mean_text(rates),
+        f"{min(rates):.3f} to {max(rates):.3f}",
+        f"{statistics.fmean(s.mean_return for s in same):.1f}",
+    )
+
+
+def t_interval(
+    values: Sequence[float], within: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float]:
+    """Returns the 95 % t interval of the mean of at least two values, clipped.
+
+    Args:
+      values: such as rates.
+      within: what the mean can be.
+    """
+    mean, error = statistics.fmean(values), stats.sem(values)
+    half = stats.t.ppf(0.975, len(values) - 1) * error
+    return max(mean - half, within[0]), min(mean + half, within[1])
 
 
 def mean_text(rates: Sequence[float]) -> str:
@@ -285,7 +397,7 @@ class Progress:
         self._clock = clock
         self._history = deque([(clock(), 0)])
         self._done = 0
-        self._success, self._stage = "-", ""
+        self._measure, self._stage = "success -", ""
         self._next_line = clock()
         self._bar = None
 
@@ -308,13 +420,19 @@ class Progress:
             self.message(self.line())
 
     def update(
-        self, done: int, *, success: float | None = None, stage: str = ""
+        self,
+        done: int,
+        *,
+        success: float | None = None,
+        mean_return: float | None = None,
+        stage: str = "",
     ) -> None:
         """Shows the state after `done` units.
 
         Args:
           done: units so far, never less than before.
           success: recent success rate in [0, 1]; None where there is none yet.
+          mean_return: recent mean return, of tasks that are judged by it.
           stage: what is going on, such as `evaluating 50/200`.
         """
         now = self._clock()
@@ -323,7 +441,9 @@ class Progress:
         # Keeps the last progress in sight while a long evaluation makes none.
         while now - self._history[1][0] > _RATE_WINDOW_S and self._history[1][1] < done:
             self._history.popleft()
-        self._success = "-" if success is None else f"{success:.2f}"
+        self._measure = "success -" if success is None else f"success {success:.2f}"
+        if mean_return is not None:
+            self._measure = f"return {mean_return:.0f}"
         self._stage = f" | {stage}" if stage else ""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, text=self.line())
@@ -355,7 +475,7 @@ class Progress:
         left = None if rate is None else (self.total - self._done) / rate
         speed = "-" if rate is None else f"{rate:.1f}"
         return (
-            f"{self._done / max(self.total, 1):.1%} | success {self._success} | "
+            f"{self._done / max(self.total, 1):.1%} | {self._measure} | "
             f"{speed} {self.unit}/s | {duration_text(left)} left | "
             f"{self._done:,}/{self.total:,}{self._stage}"
         )

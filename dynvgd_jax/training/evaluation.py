@@ -7,7 +7,7 @@ import jax
 from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.envs.rollout import ActFn, evaluate
 from dynvgd_jax.evaluate.play import evaluation_inputs
-from dynvgd_jax.runs.report import evaluation_line, summarise
+from dynvgd_jax.runs.report import evaluation_line, judged, shown, summarise
 from dynvgd_jax.training import processes
 from dynvgd_jax.training.reporting import finite_chunks, record_evaluation
 from dynvgd_jax.training.saving import has_checkpoint, save
@@ -81,7 +81,7 @@ def play(run: RunState, name: str, label: str, act: ActFn) -> list[EpisodeResult
         done.append(result)
         job.progress.update(
             run.env_steps,
-            success=sum(r.success_chunk for r in done) / len(done),
+            **shown(done, job.config),
             stage=f"evaluating {label}{name} {len(done)}/{len(own)}",
         )
 
@@ -98,7 +98,7 @@ def play(run: RunState, name: str, label: str, act: ActFn) -> list[EpisodeResult
         EpisodeResult(*parts[i % len(parts)][i // len(parts)])
         for i in range(len(job.eval_seeds))
     ]
-    summary = summarise(run.env_steps, name, everyones)
+    summary = summarise(run.env_steps, name, everyones, **judged(job.config))
     seconds = time.monotonic() - start
     job.progress.message(evaluation_line(summary, seconds, label))
     return everyones

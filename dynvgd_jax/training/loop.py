@@ -118,7 +118,7 @@ def _learn(run: RunState) -> None:
             _act_and_update(run)
         run.job.progress.update(
             run.env_steps,
-            success=run.success_rate(),
+            **run.recent_measure(),
             stage="learning" if learning else "first rollouts",
         )
         last = run.env_steps >= config.total_env_steps

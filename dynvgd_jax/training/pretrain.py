@@ -20,6 +20,7 @@ from dynvgd_jax.core.fields import (
 )
 from dynvgd_jax.core.normalize import Normalization
 from dynvgd_jax.core.precision import with_precision
+from dynvgd_jax.core.scores import judged_by_return
 from dynvgd_jax.demos.dataset import Dataset, load_dataset, split_chunks
 from dynvgd_jax.diffusion import cloning
 from dynvgd_jax.diffusion.base import sample
@@ -27,10 +28,10 @@ from dynvgd_jax.diffusion.network import DiffusionMLP
 from dynvgd_jax.diffusion.policy import Policy, make_denoiser
 from dynvgd_jax.diffusion.policy_files import save_policy
 from dynvgd_jax.envs import base as envs_base
-from dynvgd_jax.envs.base import VectorEnv, task_names
+from dynvgd_jax.envs.base import VectorEnv, check_task
 from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
 from dynvgd_jax.runs.metrics import MetricsLog
-from dynvgd_jax.runs.report import Progress, Summary, print_results, summarise
+from dynvgd_jax.runs.report import Progress, Summary, measures, print_results, summarise
 from dynvgd_jax.steering.noise import START_NOISES, start_noise
 
 # Uses of the run's key.
@@ -103,7 +104,7 @@ def check_config(config: ConfigDict) -> None:
         )
     for field, bounds in ranges.items():
         check_range(field, get_field(config, field), *bounds)
-    check_choice("task", config.task, task_names())
+    check_task("task", config.task)
     check_choice("eval.noise", config.eval.noise, START_NOISES)
     check_fields(config, precision.FIELDS)
 
@@ -147,7 +148,9 @@ class _Run:
         self.log = MetricsLog(workdir, config)
         self.progress = Progress(config.num_steps, unit="gradient steps")
         self.progress.__enter__()
-        self.success: float | None = None
+        self.measure: dict[str, float] = {}  # as `Progress.update` takes it
+        # whoever judges by return wants it as it is
+        self.reward_offset = 0.0 if judged_by_return(config.task) else 1.0
         self.summaries: list[Summary] = []
 
     def close(self) -> None:
@@ -183,7 +186,7 @@ class _Run:
                 save_policy(
                     self.workdir / folder, self._policy(self.state.ema_params, metrics)
                 )
-            self.progress.update(step, success=self.success, stage=_stage(metrics))
+            self.progress.update(step, **self.measure, stage=_stage(metrics))
 
     def _log(self, step: int, loss: jax.Array) -> dict[str, float]:
         values = {"pretrain/loss": float(loss)}
@@ -209,13 +212,17 @@ class _Run:
             self.env,
             functools.partial(self.decode, self.state.ema_params),
             evaluation_seeds(config.seed, config.episodes),
+            reward_offset=self.reward_offset,
         )
-        summary = summarise(step, f"base/{config.noise}", results)
+        judged = {"task": self.config.task, "reward_offset": self.reward_offset}
+        summary = summarise(step, f"base/{config.noise}", results, **judged)
         self.summaries.append(summary)
         self.log.episodes(step, summary.policy, results)
-        self.success = summary.success_chunk / summary.episodes
-        values = {
-            "eval/success_rate": self.success,
+        rate = summary.success_chunk / summary.episodes
+        self.measure = {"success": rate}
+        if summary.returns is not None:
+            self.measure = {"mean_return": summary.returns[0]}
+        values = measures("eval", summary) | {
             "eval/success_any_rate": summary.success_any / summary.episodes,
             "eval/reward": summary.mean_return,
             "eval/timesteps": summary.mean_length,
