@@ -26,7 +26,8 @@ REFERENCES = {
 }
 _BY_RETURN = ("hopper", "walker2d", "halfcheetah")
 
-SUCCESS, SCORE, RETURN = "success (whole chunk)", "normalised score / 100", "return"
+SUCCESS, SCORE = "success (whole chunk)", "normalised score / 100"
+RETURN = "episode return"
 
 
 def judged_by_return(task: str) -> bool:
