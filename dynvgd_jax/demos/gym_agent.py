@@ -60,8 +60,8 @@ def forward(layers: Sequence[Layer], x: Any, tanh: Callable = np.tanh) -> Any:
     """Returns the outputs `[N, out]`; `tanh` is NumPy's or JAX's, as the arrays are."""
     *hidden, last = layers
     for layer in hidden:
-        x = tanh(x @ layer.kernel + layer.bias)
-    return x @ last.kernel + last.bias
+        x = tanh(x @ layer.kernel + layer.bias[None])
+    return x @ last.kernel + last.bias[None]
 
 
 def fresh_layers(key: jax.Array, sizes: Sequence[int], last: float) -> PyTree:

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+from ml_collections import ConfigDict
 
 import dynvgd_jax
 from dynvgd_jax.core.types import EpisodeResult
@@ -122,11 +123,17 @@ def test_gain_by_hand(capsys):
         "base/randn": episodes(False, True, False, False),
         "dynvgd/randn": episodes(True, True, True, True),
     }
-    run._print_table(entries, found)
+    config = ConfigDict({"task": "can", "reward_offset": 1.0})
+    run._print_table(entries, found, config)
     assert "dynvgd/randn - base/randn: 0.750 [" in capsys.readouterr().out
     found["base/randn"] = episodes(*[False] * 4)
-    run._print_table(entries, found)
+    run._print_table(entries, found, config)
     assert "dynvgd/randn - base/randn: 1.000 success" in capsys.readouterr().out
+    # of returns, the offset of each control step given back: 5 longer, 5 more
+    found["base/randn"] = [r._replace(length=9) for r in found["dynvgd/randn"]]
+    config.task = "hopper"
+    run._print_table(entries, found, config)
+    assert "dynvgd/randn - base/randn: -5.000 return, paired" in capsys.readouterr().out
 
 
 def test_what_was_played_is_lost_neither_by_its_table_nor_by_a_full_disk(
