@@ -12,8 +12,9 @@ from rich.table import Table
 from dynvgd_jax.compare.plan import Plan, Run
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.runs.durable import write_durably
+from dynvgd_jax.runs.intervals import t_interval, wilson
 from dynvgd_jax.runs.metrics import EPISODES_FILE
-from dynvgd_jax.runs.report import runs_text, t_interval, wilson
+from dynvgd_jax.runs.report import runs_text
 
 TABLE_FILE = "comparison.csv"
 _COLUMNS = (

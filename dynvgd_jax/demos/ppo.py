@@ -132,7 +132,8 @@ def ppo_loss(weights: Weights, batch: Batch, clip: float) -> jax.Array:
 
 
 def gaussian_log_prob(x: Any, mean: Any, log_std: Any, numpy: Any = np) -> Any:
-    """Returns the log-density `[...]` of `x [..., D]`; `numpy` is NumPy or JAX's."""
+    """Returns the log-density `[B]` of `x [B, D]`; `numpy` is NumPy or JAX's."""
+    log_std = log_std[None]
     z = (x - mean) / numpy.exp(log_std)
     return -0.5 * numpy.sum(z * z + 2 * log_std + np.log(2 * np.pi), axis=-1)
 

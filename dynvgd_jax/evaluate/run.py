@@ -45,11 +45,7 @@ from dynvgd_jax.runs.report import (
     Progress,
     episodes_text,
     evaluation_line,
-    judged,
-    own_returns,
     print_results,
-    shown,
-    summarise,
 )
 from dynvgd_jax.runs.settings import (
     CONFIG_FILE,
@@ -57,6 +53,7 @@ from dynvgd_jax.runs.settings import (
     write_config,
     write_versions,
 )
+from dynvgd_jax.runs.summary import judged, own_returns, shown, summarise
 from dynvgd_jax.steering.base import Metrics
 
 FOLDER = "evaluations"  # in the run's folder, one folder an evaluation inside

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from dynvgd_jax.runs.report import episodes_interval, t_interval, wilson
+from dynvgd_jax.runs.intervals import episodes_interval, t_interval, wilson
 
 RESAMPLES = 10_000
 _FEW = 5  # fewer runs have the interval of Student's t
@@ -169,7 +169,7 @@ def difference_over_episodes(
 ) -> Estimate | None:
     """Returns the mean difference on equal episodes; None where there are none.
 
-    The interval is over episodes (`runs.report.episodes_interval`), runs as they are.
+    The interval is over episodes (`episodes_interval`), runs as they are.
 
     Args:
       ours: success, the mean over runs, by the episode's seed.

@@ -7,133 +7,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
-from scipy import stats
 
-from dynvgd_jax.core.scores import judged_by_return, normalised_score, reference
-from dynvgd_jax.core.types import EpisodeResult
+from dynvgd_jax.runs.intervals import episodes_interval, t_interval, wilson
+from dynvgd_jax.runs.summary import Summary
 
-# 97.5 % quantile of the normal distribution: two-sided 95 % intervals.
-_Z95 = 1.959963984540054
-# Values that the bootstrap draws at once, 8 bytes each.
-_BOOTSTRAP_VALUES = 10_000_000
 # The rate is measured over this much of the recent past, evaluations included.
 _RATE_WINDOW_S = 300.0
 SUCCESS_HEADINGS = ("success (whole chunk)", "success (any step)", "return")
 RETURN_HEADINGS = ("return", "normalised score", "control steps each")
 # Without a terminal a line is printed this often.
 _LINE_EVERY_S = 60.0
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Returns the 95 % Wilson score interval of a success rate, `(0, 1)` for n = 0.
-
-    Wilson (1927): the rates p with `|successes/n - p| <= z sqrt(p (1 - p) / n)`.
-
-    Raises:
-      ValueError: not 0 <= successes <= n.
-    """
-    if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n}")
-    if n == 0:
-        return 0.0, 1.0
-    z2 = _Z95**2
-    rate = successes / n
-    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
-    return low, high
-
-
-class Summary(NamedTuple):
-    """Averages of one evaluation."""
-
-    control_steps: int  # of training before it, over all environments
-    policy: str  # method and start noise, such as base/randn
-    episodes: int
-    success_chunk: int  # episodes with a whole successful chunk (published success)
-    success_any: int  # episodes with any successful control step
-    mean_return: float  # of sum (reward - reward_offset)
-    mean_length: float  # control steps
-    faults: int  # episodes whose physics broke, counted as failures
-    # of tasks that are judged by return: mean of the environment's own return and of
-    # D4RL's score, where it has one, each with a 95 % bootstrap interval over episodes
-    returns: list[float] | None = None  # mean, low, high
-    scores: list[float] | None = None  # likewise
-
-
-def summarise(
-    control_steps: int,
-    policy: str,
-    results: Sequence[EpisodeResult],
-    *,
-    task: str = "",
-    reward_offset: float = 0.0,
-) -> Summary:
-    """Returns the averages of finished episodes (NaN means where there are none).
-
-    Args:
-      control_steps: of training before them.
-      policy: method and start noise.
-      results: the episodes.
-      task: whose they are; decides whether return is what counts.
-      reward_offset: that was subtracted from every control step's reward.
-    """
-    n = len(results)
-    returns = scores = None
-    if n and judged_by_return(task):
-        found = episodes_interval(own_returns(results, reward_offset))
-        returns = list(found)
-        if reference(task) is not None:
-            scores = normalised_score(task, found).tolist()
-    return Summary(
-        control_steps=control_steps,
-        policy=policy,
-        episodes=n,
-        success_chunk=sum(bool(r.success_chunk) for r in results),
-        success_any=sum(bool(r.success_any) for r in results),
-        mean_return=sum(r.episode_return for r in results) / n if n else math.nan,
-        mean_length=sum(r.length for r in results) / n if n else math.nan,
-        faults=sum(bool(r.fault) for r in results),
-        returns=returns,
-        scores=scores,
-    )
-
-
-def own_returns(results: Sequence[EpisodeResult], reward_offset: float) -> np.ndarray:
-    """Returns each episode's sum of the environment's own rewards, `[episodes]`."""
-    return np.array([r.episode_return + reward_offset * r.length for r in results])
-
-
-def judged(config: ConfigDict) -> dict[str, Any]:
-    """Returns what `summarise` has to know of a run."""
-    return {"task": config.task, "reward_offset": config.reward_offset}
-
-
-def shown(results: Sequence[EpisodeResult], config: ConfigDict) -> dict[str, float]:
-    """Returns what `Progress.update` shows of episodes, at least one."""
-    if judged_by_return(config.task):
-        mean = float(np.mean(own_returns(results, config.reward_offset)))
-        return {"mean_return": mean}
-    return {"success": sum(r.success_chunk for r in results) / len(results)}
-
-
-def measures(prefix: str, summary: Summary) -> dict[str, float]:
-    """Returns what an evaluation is compared by, under TensorBoard's tags."""
-    values = {f"{prefix}/success_rate": summary.success_chunk / summary.episodes}
-    if summary.returns is not None:
-        values[f"{prefix}/return"] = summary.returns[0]
-    if summary.scores is not None:
-        values[f"{prefix}/normalized_score"] = summary.scores[0]
-    return values
 
 
 def evaluation_line(summary: Summary, seconds: float, label: str = "") -> str:
@@ -251,20 +140,6 @@ def _measured_over_seeds(same: Sequence[Summary]) -> tuple[str, str, str]:
     )
 
 
-def t_interval(
-    values: Sequence[float], within: tuple[float, float] = (0.0, 1.0)
-) -> tuple[float, float]:
-    """Returns the 95 % t interval of the mean of at least two values, clipped.
-
-    Args:
-      values: such as rates.
-      within: what the mean can be.
-    """
-    mean, error = statistics.fmean(values), stats.sem(values)
-    half = stats.t.ppf(0.975, len(values) - 1) * error
-    return max(mean - half, within[0]), min(mean + half, within[1])
-
-
 def mean_text(rates: Sequence[float]) -> str:
     """Returns the mean of at least two rates and its 95 % t interval."""
     low, high = t_interval(rates)
@@ -291,22 +166,6 @@ def episodes_text(values: np.ndarray) -> str:
     """
     mean, low, high = episodes_interval(values)
     return f"{mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low < high else "")
-
-
-def episodes_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Returns the mean of `values [episodes]` and its 95 % bootstrap interval.
-
-    Values that are all equal have the interval of no width.
-    """
-    mean = float(values.mean())
-    if np.ptp(values) == 0:
-        return mean, mean, mean
-    # all resamples at once would take gigabytes; the draws are the same
-    batch = max(1, _BOOTSTRAP_VALUES // len(values))
-    rng = np.random.default_rng(0)
-    found = stats.bootstrap((values,), np.mean, batch=batch, rng=rng)
-    low, high = found.confidence_interval
-    return mean, float(low), float(high)
 
 
 def print_results(summaries: Sequence[Summary], console: Console | None = None) -> None:

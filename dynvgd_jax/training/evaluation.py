@@ -7,7 +7,8 @@ import jax
 from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.envs.rollout import ActFn, evaluate
 from dynvgd_jax.evaluate.play import evaluation_inputs
-from dynvgd_jax.runs.report import evaluation_line, judged, shown, summarise
+from dynvgd_jax.runs.report import evaluation_line
+from dynvgd_jax.runs.summary import judged, shown, summarise
 from dynvgd_jax.training import processes
 from dynvgd_jax.training.reporting import finite_chunks, record_evaluation
 from dynvgd_jax.training.saving import has_checkpoint, save

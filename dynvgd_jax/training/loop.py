@@ -10,12 +10,8 @@ from ml_collections import ConfigDict
 
 from dynvgd_jax.core.types import Transition
 from dynvgd_jax.runs.clocks import Clocks, Due
-from dynvgd_jax.runs.report import (
-    Summary,
-    print_next_commands,
-    print_results,
-    print_seed_means,
-)
+from dynvgd_jax.runs.report import print_next_commands, print_results, print_seed_means
+from dynvgd_jax.runs.summary import Summary
 from dynvgd_jax.steering.base import Decision
 from dynvgd_jax.training import processes
 from dynvgd_jax.training.evaluation import evaluate_base, evaluate_steered

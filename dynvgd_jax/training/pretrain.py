@@ -31,7 +31,8 @@ from dynvgd_jax.envs import base as envs_base
 from dynvgd_jax.envs.base import VectorEnv, check_task
 from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
 from dynvgd_jax.runs.metrics import MetricsLog
-from dynvgd_jax.runs.report import Progress, Summary, measures, print_results, summarise
+from dynvgd_jax.runs.report import Progress, print_results
+from dynvgd_jax.runs.summary import Summary, measures, summarise
 from dynvgd_jax.steering.noise import START_NOISES, start_noise
 
 # Uses of the run's key.

@@ -8,7 +8,7 @@ import numpy as np
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.scores import judged_by_return
 from dynvgd_jax.core.types import EpisodeResult
-from dynvgd_jax.runs.report import judged, measures, summarise
+from dynvgd_jax.runs.summary import judged, measures, summarise
 from dynvgd_jax.training import processes
 from dynvgd_jax.training.divergence import (
     ANY_VALUE,

@@ -18,7 +18,8 @@ from dynvgd_jax.envs.rollout import Collector
 from dynvgd_jax.replay.log import ReplayLog
 from dynvgd_jax.runs.clocks import Clocks
 from dynvgd_jax.runs.metrics import MetricsLog
-from dynvgd_jax.runs.report import Progress, Summary, shown
+from dynvgd_jax.runs.report import Progress
+from dynvgd_jax.runs.summary import Summary, shown
 from dynvgd_jax.steering.base import ActInputs, Method
 from dynvgd_jax.training import processes
 from dynvgd_jax.training.placement import Placement

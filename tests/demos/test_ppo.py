@@ -84,6 +84,10 @@ def test_loss_and_gradient_agree_with_torch():
     # old probabilities far enough from the new ones that both clips bind
     mean = rng.normal(size=(32, 2)) * 0.3
     old = ppo.gaussian_log_prob(unit, mean, weights.log_std)
+    normal = torch.distributions.Normal(
+        torch.tensor(mean), torch.tensor(weights.log_std).exp()
+    )
+    np.testing.assert_allclose(old, normal.log_prob(torch.tensor(unit)).sum(1).numpy())
     batch = ppo.Batch(obs, unit, old, rng.normal(size=32), rng.normal(size=32))
     ours = ppo.Weights(*jax.tree.map(np.float32, tuple(weights)))
     loss, grads = jax.value_and_grad(ppo.ppo_loss)(

@@ -10,8 +10,8 @@ from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.report.build import build_report
 from dynvgd_jax.report.grouping import group
 from dynvgd_jax.report.reading import find_runs
+from dynvgd_jax.runs.intervals import episodes_interval
 from dynvgd_jax.runs.metrics import MetricsLog
-from dynvgd_jax.runs.report import episodes_interval
 from tests.report.made_runs import make_config
 
 RETURNS = {"base/randn": 900.0, "base/tanh_randn": 950.0, "dynvgd/tanh_randn": 1800.0}

@@ -1,6 +1,5 @@
 """Makes one of gymnasium's environments, or says in one line why it cannot."""
 
-import importlib
 from types import ModuleType
 from typing import Any
 
@@ -12,12 +11,13 @@ from dynvgd_jax.envs.gym.tasks import CHUNK_LEN, env_id
 def load_gymnasium() -> ModuleType:
     """Returns the package; UserError where it is not installed."""
     try:
-        return importlib.import_module("gymnasium")
+        import gymnasium
     except ImportError as error:
         raise UserError(
             f"gymnasium cannot be imported ({error}), expected it for this task; "
             'install it with: pip install "dynvgd_jax[gym]"'
         ) from error
+    return gymnasium
 
 
 def build_env(task: str, **options: Any) -> Any:
