@@ -69,7 +69,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("inspect", None, "File to describe.", **options)
     flags.DEFINE_string("to_torch", None, "Folder to write for torch.", **options)
     flags.DEFINE_string("output", None, "New folder, or file.", **options)
-    flags.DEFINE_enum("task", None, task_names(), "Robosuite task.", **options)
+    flags.DEFINE_enum("task", None, task_names(), "Its task.", **options)
     flags.DEFINE_string("dppo_config", None, "DPPO's YAML.", **options)
     flags.DEFINE_string("normalization", None, "DPPO's npz.", **options)
     flags.DEFINE_string("filter_key", "", "Episodes of a dataset.", **options)
