@@ -153,6 +153,8 @@ class RobosuiteVectorEnv:
             reward=np.array([o.reward for o in outcomes], np.float32),
             success=np.array([o.success for o in outcomes], bool),
             fault=np.array([o.fault for o in outcomes], bool),
+            terminated=np.zeros(len(outcomes), bool),  # robosuite ignores its `done`
+            steps=np.full(len(outcomes), length, np.int32),
         )
 
     def get_state(self) -> dict[str, np.ndarray]:
