@@ -1,4 +1,4 @@
-r"""Runs one job: training, a comparison, pre-training or demonstrations.
+r"""Runs one job: training, a comparison, pre-training, demonstrations or an agent.
 
   python launch.py --config=configs/square_ddim8.py
   python launch.py --config=configs/square_ddim8.py:quick --config.seed=1
@@ -12,7 +12,8 @@ The same as `python -m dynvgd_jax.launch`, which works in any folder.
 --config.* any field of that file (configs/base.py explains them)
 --resume   go on with the training run in its folder from its newest checkpoint
 --workdir  where results go; must be new or empty. Default: runs/<config>-seed<seed>,
-           for demonstrations data/<task>, for comparisons runs/<config>, which the
+           for demonstrations data/<task>, for agents that demonstrate
+           data/<task>_agent, for comparisons runs/<config>, which the
            same command goes on with
 --print_commands
            of a comparison: the plain commands of what it would run

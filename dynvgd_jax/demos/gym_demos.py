@@ -16,14 +16,14 @@ from dynvgd_jax.core.scores import normalised_score, reference
 from dynvgd_jax.demos.collect import plan_episodes
 from dynvgd_jax.demos.files import DemoEpisode, write_dppo
 from dynvgd_jax.demos.gym_agent import load_agent
-from dynvgd_jax.demos.gym_play import play
+from dynvgd_jax.demos.gym_play import check_gym_task, play
 from dynvgd_jax.demos.meaning import GYM
 from dynvgd_jax.envs import base as envs
 from dynvgd_jax.envs.gym.tasks import env_id
 from dynvgd_jax.runs.report import Progress, print_table
 
 FIELDS = {
-    "task": envs.check_task,
+    "task": check_gym_task,
     "seed": number(0, 2**31 - 1),
     "num_episodes": count(1),
     "num_envs": number(1, 4096),

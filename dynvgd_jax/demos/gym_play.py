@@ -4,9 +4,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.scores import judged_by_return
 from dynvgd_jax.demos.files import DemoEpisode
 from dynvgd_jax.demos.gym_agent import Agent
-from dynvgd_jax.envs.base import VectorEnv
+from dynvgd_jax.envs.base import VectorEnv, check_task
+
+
+def check_gym_task(field: str, task: str) -> None:
+    """The rule of a task for which agents are trained."""
+    check_task(field, task)
+    if not judged_by_return(task):
+        raise UserError(
+            f"config.{field}: found {task!r}, expected a task of gymnasium, such as "
+            "hopper or gym:Ant-v5; robosuite's have scripted operators"
+        )
 
 
 def play(

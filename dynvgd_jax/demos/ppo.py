@@ -26,14 +26,14 @@ from dynvgd_jax.demos.gym_agent import (
     save_agent,
     scale_obs,
 )
-from dynvgd_jax.demos.gym_play import play
+from dynvgd_jax.demos.gym_play import check_gym_task, play
 from dynvgd_jax.envs import base as envs
 from dynvgd_jax.envs.rollout import EVAL_STREAM, TRAIN_STREAM, episode_seed
 from dynvgd_jax.runs.report import Progress
 from dynvgd_jax.runs.settings import write_config, write_versions
 
 FIELDS = {
-    "task": envs.check_task,
+    "task": check_gym_task,
     "seed": number(0, 2**31 - 1),
     "returns": each(anything, least=1),
     "total_env_steps": count(1),

@@ -143,6 +143,13 @@ def test_a_training_writes_agents_at_their_returns(tmp_path):
         ppo.train_agent(config, tmp_path / "two")
 
 
+def test_robosuites_tasks_have_other_experts(tmp_path):
+    config = hopper_agent.get_config().unlock()
+    config.task = "can"
+    with pytest.raises(UserError, match="config.task: found 'can', expected a task of"):
+        ppo.train_agent(config, tmp_path / "one")
+
+
 def demos_config(tmp_path, **changes):
     config = hopper_demos.get_config().unlock()
     config.agents, config.num_episodes = str(tmp_path), 6
