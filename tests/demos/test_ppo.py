@@ -146,7 +146,7 @@ def test_a_training_writes_agents_at_their_returns(tmp_path):
 def test_robosuites_tasks_have_other_experts(tmp_path):
     config = hopper_agent.get_config().unlock()
     config.task = "can"
-    with pytest.raises(UserError, match="config.task: found 'can', expected a task of"):
+    with pytest.raises(UserError, match=r"found 'can', expected a task of"):
         ppo.train_agent(config, tmp_path / "one")
 
 
