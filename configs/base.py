@@ -16,7 +16,8 @@ def get_config() -> ConfigDict:
 
     # What launch.py runs: "train", "pretrain" or "demos".
     config.job = "train"
-    # "lift", "can", "square" or "transport" (robosuite 1.4.1).
+    # "lift", "can", "square" or "transport" (robosuite 1.4.1); "hopper", "walker2d",
+    # "halfcheetah" or gymnasium's id behind "gym:" (docs/gym.md).
     config.task = "can"
     # "dynvgd": guidance weighted by the critics' uncertainty; "vgd": fixed weight;
     # "best_of_n": the critics choose among proposals; "edit": and among small learned

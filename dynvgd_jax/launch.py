@@ -1,4 +1,4 @@
-r"""Runs one job: training, a comparison, pre-training or demonstrations.
+r"""Runs one job: training, a comparison, pre-training, demonstrations or an agent.
 
   python launch.py --config=configs/square_ddim8.py
   python launch.py --config=configs/square_ddim8.py:quick --config.seed=1
@@ -12,7 +12,8 @@ The same as `python -m dynvgd_jax.launch`, which works in any folder.
 --config.* any field of that file (configs/base.py explains them)
 --resume   go on with the training run in its folder from its newest checkpoint
 --workdir  where results go; must be new or empty. Default: runs/<config>-seed<seed>,
-           for demonstrations data/<task>, for comparisons runs/<config>, which the
+           for demonstrations data/<task>, for agents that demonstrate
+           data/<task>_agent, for comparisons runs/<config>, which the
            same command goes on with
 --print_commands
            of a comparison: the plain commands of what it would run
@@ -59,7 +60,7 @@ from dynvgd_jax.core.output import quietly
 from dynvgd_jax.runs.compile_cache import use_compile_cache
 from dynvgd_jax.runs.signals import StopSignals
 
-JOBS = ("train", "compare", "pretrain", "demos")
+JOBS = ("train", "compare", "pretrain", "demos", "agent")
 _MEMORY_ADVICE = "lower critic.*, batch_size, replay.capacity or num_envs"
 
 
@@ -157,6 +158,8 @@ def default_workdir(config_flag: str, config: ConfigDict) -> str:
     """Returns e.g. `runs/square_ddim8-quick-seed0`, for demonstrations `data/can`."""
     if config.job == "demos":
         return f"data/{config.task}"
+    if config.job == "agent":
+        return f"data/{config.task}_agent"
     path, _, preset = config_flag.partition(":")
     name = Path(path).stem + (f"-{preset}" if preset else "")
     if config.job == "compare":
@@ -207,6 +210,11 @@ def run_job(command: Command) -> None:
     if config.job == "pretrain":
         open_devices()
         from dynvgd_jax.training.pretrain import pretrain as job
+    elif config.job == "agent":
+        open_devices()
+        from dynvgd_jax.demos.ppo import train_agent as job
+    elif "agents" in config:
+        from dynvgd_jax.demos.gym_demos import run as job
     else:
         from dynvgd_jax.demos.collect import run as job
     job(config, workdir)

@@ -29,13 +29,15 @@ def outside(tmp_path, monkeypatch):
 
 @pytest.fixture
 def jobs(monkeypatch):
-    """Replaces the three jobs by recorders of their arguments."""
+    """Replaces the jobs by recorders of their arguments."""
     calls = []
     for module, function in (
         ("dynvgd_jax.training.loop", "train"),
         ("dynvgd_jax.compare.run", "compare"),
         ("dynvgd_jax.training.pretrain", "pretrain"),
         ("dynvgd_jax.demos.collect", "run"),
+        ("dynvgd_jax.demos.gym_demos", "run"),
+        ("dynvgd_jax.demos.ppo", "train_agent"),
     ):
         fake = types.ModuleType(module)
 
@@ -196,14 +198,19 @@ def test_job_field_chooses_the_module(outside, jobs):
     assert jobs[1][2] == Path("data/square")
 
 
+# Configurations of runs whose base policy the user gives.
+NOT_BUILT_IN = ("transport", "walker2d_ddim8", "halfcheetah_ddim8")
+
+
 @pytest.mark.parametrize("name", [Path(f).name for f in config_files()])
 @pytest.mark.parametrize("with_preset", [False, True])
 def test_every_configuration_file_reaches_its_job(outside, jobs, name, with_preset):
     preset = "builtin" if "pretrain" in name else "quick"
     preset = "published_quick" if name.endswith("_vgd.py") else preset
-    suffix = f":{preset}" if with_preset else ""
+    has_one = not name.endswith("_agent.py")
+    suffix = f":{preset}" if with_preset and has_one else ""
     arguments = ["launch.py", f"--config={ROOT}/configs/{name}{suffix}"]
-    if name.startswith("transport"):
+    if name.startswith(NOT_BUILT_IN):
         (outside / "policy").mkdir()
         (outside / "policy" / "policy.json").touch()
         arguments.append("--config.base_policy=policy")

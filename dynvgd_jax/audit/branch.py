@@ -79,7 +79,7 @@ def collect_states(
             require_finite(result, slots, books)
             books.enter(slots, result, plan.reward_offset)
             obs[slots] = result.obs
-            slots = slots[~(result.success.all(axis=1) | result.fault)]
+            slots = slots[~(result.success.all(axis=1) | result.ended)]
             if not len(slots):
                 break
         progress(start + len(wave))
@@ -209,14 +209,14 @@ def _play_wave(env, act, states, plan, state, ids, chunk, outcomes, wave) -> Non
         require_finite(result, slots, books)
         books.enter(slots, result, plan.reward_offset)
         obs[slots] = result.obs
-        reward = chunk_reward(result.reward, plan.reward_offset)
+        reward = chunk_reward(result.reward, plan.reward_offset, result.skipped)
         jobs = wave[slots]
         outcomes.discounted[jobs] += discount * reward
         outcomes.success[jobs] |= result.success.all(axis=1)
         outcomes.length[jobs] += 1
         outcomes.fault[jobs] = result.fault
         discount *= plan.gamma
-        ended = (books.chunks[slots] >= last[slots]) | result.fault
+        ended = (books.chunks[slots] >= last[slots]) | result.ended
         if plan.end_at_success:
             ended |= result.success.all(axis=1)
         slots = slots[~ended]

@@ -213,6 +213,8 @@ class Overview:
         try:
             last = results.read_last(run)
             text = f"finished, success {last.success_chunk / last.episodes:.3f}"
+            if last.returns:
+                text = f"finished, return {sum(last.returns) / last.episodes:.1f}"
         except UserError as error:
             text = f"finished, but {error}"
         count = f"{self._finished} of {len(self._runs)} runs"

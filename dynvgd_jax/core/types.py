@@ -14,6 +14,23 @@ class ChunkResult(NamedTuple):
     reward: np.ndarray  # [n, Ta] float32, its own reward per control step
     success: np.ndarray  # [n, Ta] bool, its own success per control step
     fault: np.ndarray  # [n] bool, physics broke: the episode has failed
+    # [n] bool, the task itself ended the episode: nothing follows; None: of none
+    terminated: np.ndarray | None = None
+    # [n] int32, control steps executed, fewer than Ta where the episode ended before;
+    # None is all of them. The others have reward 0
+    steps: np.ndarray | None = None
+
+    @property
+    def ended(self) -> np.ndarray:
+        """[n] bool, nothing of the episode follows, whatever the time limit is."""
+        return self.fault if self.terminated is None else self.fault | self.terminated
+
+    @property
+    def skipped(self) -> np.ndarray:
+        """[n] int32, last control steps of the chunk that were not executed."""
+        if self.steps is None:
+            return np.zeros(len(self.reward), np.int32)
+        return self.reward.shape[1] - self.steps
 
 
 class Transition(NamedTuple):

@@ -16,6 +16,7 @@ from dynvgd_jax.core.normalize import (
     unnormalize_obs,
 )
 from dynvgd_jax.core.observation import warn_of_constants
+from dynvgd_jax.core.scores import judged_by_return
 from dynvgd_jax.core.untrusted import sha256
 from dynvgd_jax.demos.files import (
     fit_normalization,
@@ -24,7 +25,12 @@ from dynvgd_jax.demos.files import (
     read_robomimic,
 )
 from dynvgd_jax.demos.hdf5 import is_hdf5, read_words
-from dynvgd_jax.demos.meaning import check_words, warn_of_scale, warn_of_values
+from dynvgd_jax.demos.meaning import (
+    check_gym_words,
+    check_words,
+    warn_of_scale,
+    warn_of_values,
+)
 from dynvgd_jax.diffusion import cloning
 from dynvgd_jax.envs.robosuite.tasks import find_task
 
@@ -56,7 +62,7 @@ def load_dataset(
 
     Args:
       path: the file.
-      task: robosuite task that the data must be of; None does not look at what its
+      task: that the data must be of; None does not look at what its
         values mean.
       filter_key: of a robomimic file, whose episodes alone are read; "" is all.
       needs_rewards: critics learn from the file: words that say another kind of reward
@@ -85,6 +91,9 @@ def _check_meaning(
     norm = data.normalization
     warn_of_constants(norm, task or "", f"the scale of {name}")
     if task is None:
+        return
+    if judged_by_return(task):
+        check_gym_words(name, data.env_args, task)
         return
     known = find_task(task)
     if known is not None:  # another simulator's words mean something else

@@ -4,6 +4,7 @@ Words that contradict are refused. Values can only make one suspect, and are war
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import numpy as np
 
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.observation import LAYOUTS, entry_name, observation_slices
+from dynvgd_jax.envs.gym.tasks import env_id
 from dynvgd_jax.envs.robosuite.options import CONTROL_FREQ_HZ, CONTROLLER
 from dynvgd_jax.envs.robosuite.tasks import TASKS, Task, get_task
 
 log = logging.getLogger(__name__)
 
-ROBOSUITE = 1  # robomimic's number for it
+ROBOSUITE, GYM = 1, 2  # robomimic's numbers for them
 # Entries of a file's controller that decide what its actions mean.
 _CHECKED = (
     "type",
@@ -100,6 +102,24 @@ def check_words(
             False,
             "0 and 1 at success; extract it again without shaping",
         )
+
+
+def check_gym_words(
+    path: str | Path, env_args: Mapping[str, Any] | None, task: str
+) -> None:
+    """Raises UserError where a file's own words contradict a Gymnasium task.
+
+    Versions of the same model may differ: D4RL's data is of version 2.
+    """
+    if env_args is None:
+        return
+    kind = env_args.get("type", GYM)
+    _require(path, "kind of environment (robomimic's type)", kind, GYM, "gymnasium's")
+    found, expected = (
+        re.sub(r"-v\d+$", "", str(n)) for n in (env_args.get("env_name"), env_id(task))
+    )
+    remark = f"that of task {task!r}; give this task's data"
+    _require(path, "environment", found, expected, remark)
 
 
 def _check_version(path, env_args: Mapping[str, Any], task: Task) -> None:

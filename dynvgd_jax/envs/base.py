@@ -15,13 +15,15 @@ from dynvgd_jax.core.normalize import Normalization
 from dynvgd_jax.core.types import ChunkResult
 
 # Name -> module with `task_names()`, `make_env(config, normalization, num_envs)`,
-# `make_camera(config, normalization, size)` and `FIELDS`, the rules of what it reads of
-# `config.env`.
+# `make_camera(config, normalization, size)`, `sizes(task)` and `FIELDS`, the rules of
+# what it reads of `config.env`.
 # Importing the module must be cheap: the simulator itself belongs inside `make_env`.
-# A task MODULE:NAME is NAME of a simulator outside the package: of a Python module with
-# the same functions, of which `make_camera` may be missing (docs/own.md).
+# A task SIMULATOR:NAME is that simulator's own affair, which refuses what it has not. A
+# task MODULE:NAME is NAME of a simulator outside the package: of a Python module with
+# the same functions, of which `make_camera` and `sizes` may be missing (docs/own.md).
 SIMULATORS = {
     "robosuite": "dynvgd_jax.envs.robosuite",
+    "gym": "dynvgd_jax.envs.gym",
 }
 
 
@@ -132,12 +134,12 @@ def own_simulator(task: str) -> ModuleType | None:
 
 
 def check_task(field: str, task: str) -> None:
-    """The rule of a task: one of `task_names`, or MODULE:NAME as the module has it."""
+    """The rule of a task: a known one, SIMULATOR:NAME, or a user's MODULE:NAME."""
     own = own_simulator(task)
-    if own is None:
-        check_choice(field, task, task_names())
-    else:
+    if own is not None:
         check_choice(field, task.rpartition(":")[2], own.task_names())
+    elif _named_simulator(task) is None:
+        check_choice(field, task, task_names())
 
 
 def _module(simulator: str) -> ModuleType:
@@ -147,6 +149,11 @@ def _module(simulator: str) -> ModuleType:
 def task_names() -> tuple[str, ...]:
     """Returns the tasks of all simulators; imports none of them."""
     return tuple(name for sim in SIMULATORS for name in _module(sim).task_names())
+
+
+def _named_simulator(task: str) -> str | None:
+    simulator, _, name = str(task).partition(":")
+    return simulator if name and simulator in SIMULATORS else None
 
 
 def field_rules() -> dict[str, Rule]:
@@ -171,6 +178,16 @@ def make_env(
       UserError: no simulator has the task, or the simulator refuses.
     """
     return _module_of(config).make_env(config, normalization, num_envs)
+
+
+def task_sizes(task: str) -> EnvSizes | None:
+    """Returns a task's sizes; None where only its environments tell.
+
+    That is of tasks SIMULATOR:NAME, and of simulators outside the package.
+    """
+    if task not in task_names():
+        return None
+    return _inside(task).sizes(task)
 
 
 def make_camera(config: ConfigDict, normalization: Normalization, size: int) -> Camera:
@@ -204,6 +221,14 @@ def _module_of(config: ConfigDict) -> ModuleType:
         check_task("task", task)
         check_fields(config, own.FIELDS)
         return own
+    return _inside(task)
+
+
+def _inside(task: str) -> ModuleType:
+    """The package's simulator that has the task."""
+    named = _named_simulator(task)
+    if named is not None:
+        return _module(named)
     for simulator in SIMULATORS:
         if task in _module(simulator).task_names():
             return _module(simulator)

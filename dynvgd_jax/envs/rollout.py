@@ -33,9 +33,21 @@ def episode_seed(stream: int, seed: int, episode: int) -> int:
     return int(sequence.generate_state(1)[0] >> 1)
 
 
-def chunk_reward(reward: np.ndarray, reward_offset: float) -> np.ndarray:
-    """Returns the learner's reward `[n]`: the chunk's sum of `reward - offset`."""
-    return np.sum(reward - reward_offset, axis=1, dtype=np.float64).astype(np.float32)
+def chunk_reward(
+    reward: np.ndarray, reward_offset: float, skipped: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns the learner's reward `[n]`: the chunk's sum of `reward - offset`.
+
+    Args:
+      reward: `[n, Ta]` of each control step.
+      reward_offset: what a control step costs.
+      skipped: `[n]` last control steps that were not executed and count nothing.
+    """
+    less = reward - reward_offset
+    if skipped is not None:
+        length = less.shape[1]
+        less[np.arange(length) >= length - skipped[:, None]] = 0.0
+    return np.sum(less, axis=1, dtype=np.float64).astype(np.float32)
 
 
 def require_finite(result: ChunkResult, indices: np.ndarray, books: "Books") -> None:
@@ -83,18 +95,25 @@ class Books(NamedTuple):
     def enter(self, indices: np.ndarray, result: ChunkResult, offset: float) -> None:
         """Adds one chunk of the environments `indices` to their books."""
         self.chunks[indices] += 1
-        self.episode_return[indices] += chunk_reward(result.reward, offset)
+        self.episode_return[indices] += chunk_reward(
+            result.reward, offset, result.skipped
+        )
         self.success_any[indices] |= result.success.any(axis=1)
         self.success_chunk[indices] |= result.success.all(axis=1)
 
-    def close(self, index: int, chunk_len: int, fault: bool) -> EpisodeResult:
-        """Returns the finished episode; one whose physics broke has failed."""
+    def close(
+        self, index: int, chunk_len: int, fault: bool, skipped: int = 0
+    ) -> EpisodeResult:
+        """Returns the finished episode; one whose physics broke has failed.
+
+        `skipped` control steps of its last chunk were not executed.
+        """
         return EpisodeResult(
             seed=int(self.seed[index]),
             success_any=bool(self.success_any[index]) and not fault,
             success_chunk=bool(self.success_chunk[index]) and not fault,
             episode_return=float(self.episode_return[index]),
-            length=int(self.chunks[index]) * chunk_len,
+            length=int(self.chunks[index]) * chunk_len - int(skipped),
             fault=bool(fault),
         )
 
@@ -116,7 +135,8 @@ def run_episodes(
         rows = np.arange(len(wave))
         padded = np.concatenate([rows, np.zeros(env.num_envs - len(wave), int)])
         obs = env.reset(rows, wave.astype(np.int64))
-        alive = np.ones(len(wave), bool)
+        alive, fault = np.ones(len(wave), bool), np.zeros(len(wave), bool)
+        skipped = np.zeros(len(wave), int)
         for chunk_index in range(limit):
             chunk_indices = np.full(env.num_envs, chunk_index, np.int32)
             chunks = np.asarray(act_fn(obs[padded], wave[padded], chunk_indices))
@@ -125,11 +145,12 @@ def run_episodes(
             require_finite(result, running, books)
             books.enter(running, result, reward_offset)
             obs[running] = result.obs
-            alive[running[result.fault]] = False
+            alive[running[result.ended]] = False
+            fault[running], skipped[running] = result.fault, result.skipped
             if not alive.any():
                 break
         for index in rows:
-            yield books.close(index, env.sizes.chunk_len, fault=not alive[index])
+            yield books.close(index, env.sizes.chunk_len, fault[index], skipped[index])
 
 
 def max_chunks(env: VectorEnv) -> int:
@@ -225,23 +246,23 @@ class Collector:
     def step_wait(self) -> tuple[Transition, list[EpisodeResult], EpisodeEnds]:
         """Returns N transitions and the episodes that the started step finished.
 
-        The time limit is stored with `discount` 0, as the published code does, unless
-        `bootstrap_at_time_limit`; and so is a wholly successful chunk with
-        `end_at_success`. The next observation of an episode's end is the terminal one.
-        A chunk whose physics broke is stored with the return of an episode that earns
-        nothing any more.
+        What the task itself ended is stored with `discount` 0. So is the time limit, as
+        the published code does, unless `bootstrap_at_time_limit`; and a wholly
+        successful chunk with `end_at_success`. The next observation of an episode's end
+        is the terminal one. A chunk whose physics broke is stored with the return of an
+        episode that earns nothing any more.
         """
         everyone = np.arange(self.env.num_envs)
         chunks, result = self._chunks, self.env.step_wait()
         require_finite(result, everyone, self.books)
         self.books.enter(everyone, result, self.reward_offset)
-        done = result.fault.copy()
+        done = result.ended.copy()
         if self.end_at_success:
             done |= result.success.all(axis=1)
         over = done | (self.books.chunks >= max_chunks(self.env))
         if not self.bootstrap_at_time_limit:
             done = over
-        reward = chunk_reward(result.reward, self.reward_offset)
+        reward = chunk_reward(result.reward, self.reward_offset, result.skipped)
         reward += np.where(result.fault, self._missed(), 0.0).astype(np.float32)
         transition = Transition(
             obs=self.obs.copy(),
@@ -262,7 +283,9 @@ class Collector:
             chunks=self.books.chunks.copy(),
         )
         ended = [
-            self.books.close(i, self.env.sizes.chunk_len, bool(result.fault[i]))
+            self.books.close(
+                i, self.env.sizes.chunk_len, bool(result.fault[i]), result.skipped[i]
+            )
             for i in np.flatnonzero(over)
         ]
         if over.any():

@@ -24,6 +24,7 @@ from dynvgd_jax.agent import (
 from dynvgd_jax.core.config_file import load_config
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import check_fields
+from dynvgd_jax.core.scores import judged_by_return
 from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.core.untrusted import load_json
 from dynvgd_jax.diffusion.policy import Policy
@@ -45,7 +46,6 @@ from dynvgd_jax.runs.report import (
     episodes_text,
     evaluation_line,
     print_results,
-    summarise,
 )
 from dynvgd_jax.runs.settings import (
     CONFIG_FILE,
@@ -53,6 +53,7 @@ from dynvgd_jax.runs.settings import (
     write_config,
     write_versions,
 )
+from dynvgd_jax.runs.summary import judged, own_returns, shown, summarise
 from dynvgd_jax.runs.terminal import Progress, module, print_next
 from dynvgd_jax.steering.base import Metrics
 
@@ -228,13 +229,13 @@ def _evaluate_into(
         sync(target.parent)
     except OSError as error:
         if found:  # a full disk must not lose what was played
-            _print_table(entries, found)
+            _print_table(entries, found, config)
         kept = f"; the files are in {own}" if own.exists() else ""
         raise UserError(
             f"cannot write {target}: {error}{kept}; give --output"
         ) from error
     # Only now: of many episodes its intervals take long, and may take all memory.
-    _print_table(entries, found)
+    _print_table(entries, found, config)
     return found
 
 
@@ -312,30 +313,47 @@ def _play(
 
             def progress(result, entry=entry, number=number, done=done):
                 done.append(result)
-                rate = sum(r.success_chunk for r in done) / len(done)
                 bar.update(
-                    number * len(seeds) + len(done), success=rate, stage=entry.name
+                    number * len(seeds) + len(done),
+                    **shown(done, **judged(config)),
+                    stage=entry.name,
                 )
 
             options = {"reward_offset": config.reward_offset, "progress": progress}
             found[entry.name] = evaluate(env, entry.act, seeds, **options)
-            summary = summarise(entry.control_steps, entry.name, done)
+            summary = summarise(entry.control_steps, entry.name, done, **judged(config))
             bar.message(evaluation_line(summary, time.monotonic() - start))
     return found
 
 
 def _print_table(
-    entries: Sequence[Entry], found: dict[str, list[EpisodeResult]]
+    entries: Sequence[Entry],
+    found: dict[str, list[EpisodeResult]],
+    config: ConfigDict,
 ) -> None:
-    """Prints each policy's success, and what steering gains on equal episodes."""
-    print_results([summarise(e.control_steps, e.name, found[e.name]) for e in entries])
+    """Prints each policy's success or return, and what steering gains.
+
+    The gain is that on equal episodes.
+    """
+    print_results(
+        [
+            summarise(e.control_steps, e.name, found[e.name], **judged(config))
+            for e in entries
+        ]
+    )
     *bases, steered = entries
     if steered.name.startswith("base/"):
         return
+    by_return = judged_by_return(config.task)
     for base in bases:
-        text = episodes_text(_success(found[steered.name]) - _success(found[base.name]))
+        ours, theirs = (
+            own_returns(own, config.reward_offset) if by_return else _success(own)
+            for own in (found[steered.name], found[base.name])
+        )
+        text = episodes_text(ours - theirs)
+        what = "return" if by_return else "success (whole chunk)"
         print(
-            f"{steered.name} - {base.name}: {text} success (whole chunk), paired by "
+            f"{steered.name} - {base.name}: {text} {what}, paired by "
             "episode, 95 % bootstrap interval"
         )
 

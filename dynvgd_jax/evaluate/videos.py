@@ -17,6 +17,7 @@ from PIL import Image
 
 from dynvgd_jax.agent import Agent
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.scores import judged_by_return
 from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.envs.base import Camera
 from dynvgd_jax.envs.rollout import ActFn
@@ -78,6 +79,7 @@ class Reel(NamedTuple):
     end: int  # control steps after which the picture stands still
     chunk_len: int
     values: list[dict[str, str]]  # of each chunk
+    without_success: str = "failed"  # what is said of such an episode at its end
 
     def shot(self, camera: Camera, step: int) -> Shot:
         """Returns the moment after `step` control steps."""
@@ -88,7 +90,7 @@ class Reel(NamedTuple):
             # what critics say now means nothing: they may have learned up to here
             status, values = "success", {}
         elif step == self.end:
-            status = "failed"
+            status = self.without_success
         return Shot(camera.draw(self.poses[step]), self.name, status, step, values)
 
 
@@ -129,7 +131,7 @@ def write_videos(
       folder: of the evaluation.
       camera: for its task.
       takes: the base policy and what is compared with it.
-      title: stands above posters and strips.
+      title: the task, which stands above posters and strips.
       count: films; fewer where there are fewer episodes.
       agent: whose critics value the chunks of all takes; None shows no values.
 
@@ -147,6 +149,8 @@ def write_videos(
         for number, index in enumerate(chosen):
             seed = takes[0].results[index].seed
             reels = [_reel(camera, take, index, agent) for take in takes]
+            if judged_by_return(title):
+                reels = [reel._replace(without_success="") for reel in reels]
             frames = list(_frames(camera, reels))
             name = f"{number + 1:02d}-seed{seed}"
             write_mp4(partial / f"{name}.mp4", frames)

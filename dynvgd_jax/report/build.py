@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.table import Table as TerminalTable
 
+from dynvgd_jax.core.scores import SUCCESS
 from dynvgd_jax.report import figures, files, scalars, tables
 from dynvgd_jax.report.grouping import Panel, group
 from dynvgd_jax.report.page import Part, Picture, Section, cell_text, render, summary_of
@@ -101,10 +102,11 @@ def _count_courses(panel: Panel) -> int:
 def _part(panel: Panel, output: Path, advance: Callable[[], None]) -> Part:
     keep = functools.partial(_keep, output, panel)
     success = []
+    what = "Success" if panel.measure == SUCCESS else panel.measure.capitalize()
     if panel.trained:
         for name, by_minutes, caption in (
-            ("success_steps", False, f"Success against control steps; {_BAND}."),
-            ("success_minutes", True, "Success against minutes, pauses left out."),
+            ("success_steps", False, f"{what} against control steps; {_BAND}."),
+            ("success_minutes", True, f"{what} against minutes, pauses left out."),
         ):
             figure = figures.success_figure(panel, by_minutes=by_minutes)
             success.append(keep(name, caption, figure, caption))

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from dynvgd_jax.core.scores import SUCCESS
 from dynvgd_jax.report import statistics
-from dynvgd_jax.report.grouping import Panel, Setting
+from dynvgd_jax.report.grouping import Panel, Setting, rate
 from dynvgd_jax.report.reading import Run
 from dynvgd_jax.report.scalars import (
     Course,
@@ -69,9 +70,10 @@ def success_figure(panel: Panel, *, by_minutes: bool) -> Figure:
             _draw_success(axis, setting, i, by_minutes)
     for score, line in zip(base_scores(panel), BASE_STYLES * 9, strict=False):
         axis.axhline(score.rates[0], ls=line, color=FAINT, lw=1.3, label=score.label)
-    axis.set_ylim(-0.02, 1.02)
+    if panel.measure == SUCCESS:
+        axis.set_ylim(-0.02, 1.02)
     axis.set_xlim(left=0)
-    axis.set_ylabel("success (whole chunk)")
+    axis.set_ylabel(panel.measure)
     if by_minutes:
         axis.set_xlabel("minutes, evaluations included")
     else:
@@ -98,8 +100,7 @@ def _draw_success(axis: Axes, setting: Setting, i: int, by_minutes: bool) -> Non
     axis.fill_between(x, low, high, color=colour(i), alpha=0.16, lw=0)
     for run in runs:
         own = run.steered
-        rates = [statistics.success_of_run([e.success for e in o.values()]).value
-                 for o in own.values()]  # fmt: skip
+        rates = [rate(episodes) for episodes in own.values()]
         axis.plot(places(run, list(own)), rates, color=colour(i), lw=0.6, alpha=0.6)
 
 
@@ -108,11 +109,15 @@ def aggregate_figure(panel: Panel) -> Figure | None:
     every = scores(panel)
     if not every:
         return None
-    found = [statistics.interquartile_mean([score.rates]) for score in every]
+    found = [
+        statistics.interquartile_mean([score.rates], panel.within) for score in every
+    ]
     figure, axis = _new(0.9 + 0.32 * len(every))
     _draw_estimates(axis, [s.label for s in every], found, _colours_of(panel, every))
-    axis.set_xlabel("interquartile mean of success over seeds")
-    axis.set_xlim(0, 1.02)
+    what = "success" if panel.measure == SUCCESS else panel.measure
+    axis.set_xlabel(f"interquartile mean of {what} over seeds")
+    if panel.measure == SUCCESS:
+        axis.set_xlim(0, 1.02)
     return figure
 
 

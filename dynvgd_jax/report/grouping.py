@@ -5,7 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from dynvgd_jax.core.scores import SUCCESS, measure
 from dynvgd_jax.report.reading import Episode, Run
+from dynvgd_jax.report.statistics import ANY, RATES, Bounds
 
 # What seeds of one setting may differ in: nothing that changes their numbers.
 FREE_FIELDS = ("seed", "num_seeds", "env.num_threads", "eval.num_envs")
@@ -24,6 +26,11 @@ class Setting(NamedTuple):
 
     label: str  # the method, with what tells it from others of the method
     runs: list[Run]  # by seed, each once
+
+    @property
+    def within(self) -> Bounds:
+        """What an episode's worth can be."""
+        return bounds_of(self.runs[0].config["task"])
 
     @property
     def evaluated(self) -> list[Run]:
@@ -51,6 +58,16 @@ class Panel(NamedTuple):
     bases: dict[str, dict[int, Episode]]
 
     @property
+    def measure(self) -> str:
+        """What episodes are judged by."""
+        return measure(self.task)
+
+    @property
+    def within(self) -> Bounds:
+        """What an episode's worth can be."""
+        return bounds_of(self.task)
+
+    @property
     def title(self) -> str:
         return f"{self.task}, DDIM {self.ddim_steps}"
 
@@ -67,8 +84,13 @@ class Panel(NamedTuple):
         return max(common, default=None)
 
 
+def bounds_of(task: str) -> Bounds:
+    """Returns what an episode's worth can be."""
+    return RATES if measure(task) == SUCCESS else ANY
+
+
 def rate(episodes: dict[int, Episode]) -> float:
-    """Returns the share of episodes with a wholly successful chunk."""
+    """Returns the mean of `Episode.success`: of the task, the share that succeeded."""
     return sum(e.success for e in episodes.values()) / len(episodes)
 
 

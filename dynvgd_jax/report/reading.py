@@ -1,15 +1,17 @@
 """Runs as their folders hold them: configuration, versions, evaluations, curves."""
 
 import csv
+import functools
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynvgd_jax import __version__
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import flat
+from dynvgd_jax.core.scores import SCORE, SUCCESS, measure, normalised_score
 from dynvgd_jax.core.untrusted import load_json
 from dynvgd_jax.report.events import Curve, read_command, read_curves
 from dynvgd_jax.runs.lock import LOCK_FILE
@@ -26,12 +28,20 @@ _INSIDE_A_RUN |= {"evaluations"}
 _BASE = "base/"  # evaluations of the unguided policy
 
 
+Row = Sequence[str]  # of eval.csv
+
+
 class Episode(NamedTuple):
     """One evaluation episode."""
 
-    success: int  # a whole chunk (published success), 0 or 1
+    # a whole chunk (published success), 0 or 1; of tasks that are judged by return
+    # D4RL's score / 100 or, without one, the return
+    success: float
     success_any: int  # any control step, 0 or 1
     total: float  # sum of (reward - reward_offset)
+
+
+Judge = Callable[[Row], Episode]  # ValueError where a row is incomplete
 
 
 class Run(NamedTuple):
@@ -168,7 +178,8 @@ def _read_run(folder: Path, name: str, notes: list[str]) -> Run | None:
             f"{', '.join(lacking)}"
         )
     versions = _versions(folder, name, notes)
-    evaluations = _evaluations(folder, name, fields["eval.episodes"], notes)
+    judge = functools.partial(_judged, fields["task"], fields.get("reward_offset", 1.0))
+    evaluations = _evaluations(folder, name, fields["eval.episodes"], judge, notes)
     run = Run(
         folder,
         name,
@@ -214,7 +225,21 @@ def _versions(folder: Path, name: str, notes: list[str]) -> dict[str, str]:
     return versions
 
 
-def _evaluations(folder: Path, name: str, episodes: int, notes: list[str]) -> dict:
+def _judged(task: str, reward_offset: float, row: Row) -> Episode:
+    """What an episode of eval.csv is worth."""
+    _, _, _, any_step, chunk, total, length = row
+    kind, own = measure(task), float(total)
+    worth: float = int(chunk)
+    if kind != SUCCESS:
+        worth = own + reward_offset * int(length)
+    if kind == SCORE:
+        worth = float(normalised_score(task, worth)) / 100
+    return Episode(worth, int(any_step), own)
+
+
+def _evaluations(
+    folder: Path, name: str, episodes: int, judge: Judge, notes: list[str]
+) -> dict:
     """Reads eval.csv; evaluations that lack episodes are left out and said.
 
     A resumption may have raised eval.episodes, `episodes` by now: earlier evaluations,
@@ -225,7 +250,7 @@ def _evaluations(folder: Path, name: str, episodes: int, notes: list[str]) -> di
         notes.append(f"{name} has no {EPISODES_FILE}: nothing is evaluated yet")
         return {}
     try:
-        found = _read_episodes(path, name, notes)
+        found = _read_episodes(path, name, judge, notes)
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{name}: its {EPISODES_FILE} is damaged: {error}") from error
     counts = Counter(
@@ -253,7 +278,7 @@ def _evaluations(folder: Path, name: str, episodes: int, notes: list[str]) -> di
     return {policy: by_steps for policy, by_steps in found.items() if by_steps}
 
 
-def _read_episodes(path: Path, name: str, notes: list[str]) -> dict:
+def _read_episodes(path: Path, name: str, judge: Judge, notes: list[str]) -> dict:
     """Policy -> control steps -> seed -> its episode, of every row of eval.csv."""
     found: dict[str, dict[int, dict[int, Episode]]] = {}
     with open(path, newline="", encoding="utf-8") as file:
@@ -267,8 +292,8 @@ def _read_episodes(path: Path, name: str, notes: list[str]) -> dict:
             )
         for number, row in enumerate(rows, 2):
             try:
-                steps, policy, seed, any_step, chunk, total, _ = row
-                episode = Episode(int(chunk), int(any_step), float(total))
+                episode = judge(row)
+                steps, policy, seed, *_ = row
                 by_steps = found.setdefault(policy, {})
                 by_steps.setdefault(int(steps), {})[int(seed)] = episode
             except ValueError:  # a run that is being written, or was cut off

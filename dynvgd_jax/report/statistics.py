@@ -6,7 +6,7 @@ precipice"). Their library `rliable` is not used: its release 1.2.0 does not imp
 the newest versions of what it needs, and its bootstrap ignores the seed it is given.
 All intervals are 95 %, and those that are drawn are drawn from one seed:
 
-  success of one run        Wilson's, over episodes
+  success of one run        Wilson's, over episodes; of its return BCa bootstrap
   means and differences     over runs, Student's t (of a difference Welch's) of fewer
                             than 5 runs, else percentile bootstrap, 10,000 resamples
   interquartile means,      percentile bootstrap, 10,000 resamples; of up to three runs
@@ -26,11 +26,15 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from dynvgd_jax.runs.report import episodes_interval, t_interval, wilson
+from dynvgd_jax.runs.intervals import episodes_interval, t_interval, wilson
 
 RESAMPLES = 10_000
 _FEW = 5  # fewer runs have the interval of Student's t
 _ENDS = (2.5, 97.5)
+# What values can be: rates such as success, or anything, as returns.
+Bounds = tuple[float, float]
+RATES: Bounds = (0.0, 1.0)
+ANY: Bounds = (-math.inf, math.inf)
 
 
 class Estimate(NamedTuple):
@@ -48,23 +52,33 @@ class Estimate(NamedTuple):
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def success_of_run(outcomes: Sequence[int]) -> Estimate:
-    """Returns one run's success with its Wilson interval over episodes."""
-    return Estimate(float(np.mean(outcomes)), *wilson(sum(outcomes), len(outcomes)))
+def success_of_run(outcomes: Sequence[float], within: Bounds = RATES) -> Estimate:
+    """Returns one run's success with its Wilson interval over episodes.
+
+    Of what is no success, `within` other bounds, the bootstrap's interval.
+    """
+    if within != RATES:
+        return Estimate(*episodes_interval(np.asarray(outcomes, float)))
+    count = int(sum(outcomes))
+    return Estimate(float(np.mean(outcomes)), *wilson(count, len(outcomes)))
 
 
-def mean_over_runs(values: Sequence[float]) -> Estimate:
-    """Returns the mean of rates in [0, 1] with its interval over runs.
+def mean_over_runs(values: Sequence[float], within: Bounds = RATES) -> Estimate:
+    """Returns the mean of values in `within` with its interval over runs.
 
     It is that of Student's t for 2 to 4 runs, the bootstrap's for more, none for one.
     """
     values = np.asarray(values, float)
     if 1 < len(values) < _FEW:
-        return Estimate(float(values.mean()), *map(float, t_interval(values.tolist())))
+        return Estimate(
+            float(values.mean()), *map(float, t_interval(values.tolist(), within))
+        )
     return _estimate(lambda drawn: drawn.mean(-1), [values])
 
 
-def interquartile_mean(tasks: Sequence[Sequence[float]]) -> Estimate:
+def interquartile_mean(
+    tasks: Sequence[Sequence[float]], within: Bounds = RATES
+) -> Estimate:
     """Returns the mean without the lowest and highest quarter of all tasks' runs.
 
     A quarter is rounded down, so that up to three scores give their plain mean, and of
@@ -73,10 +87,11 @@ def interquartile_mean(tasks: Sequence[Sequence[float]]) -> Estimate:
 
     Args:
       tasks: scores of the runs of each task; of equally many runs it is rliable's IQM.
+      within: what scores can be.
     """
     tasks = [np.asarray(task, float) for task in tasks]
     if len(tasks) == 1 and len(tasks[0]) < 4:  # nothing is dropped
-        return mean_over_runs(tasks[0])
+        return mean_over_runs(tasks[0], within)
     return _estimate(
         lambda *drawn: stats.trim_mean(np.concatenate(drawn, -1), 0.25, axis=-1), tasks
     )
@@ -114,7 +129,11 @@ def probability_of_improvement(
 
 
 def difference_over_runs(
-    ours: Sequence[float], theirs: Sequence[float], *, theirs_trained: bool = True
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    *,
+    theirs_trained: bool = True,
+    within: Bounds = RATES,
 ) -> Estimate:
     """Returns the difference of two mean rates, with its interval over runs.
 
@@ -127,11 +146,12 @@ def difference_over_runs(
       theirs: likewise; of the base policy its one success.
       theirs_trained: False for the base policy, of which nothing is trained: the
         interval is over our runs alone.
+      within: what the values of a run can be.
     """
     ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
     value = float(ours.mean() - theirs.mean())
     if not theirs_trained:
-        own = mean_over_runs(ours)
+        own = mean_over_runs(ours, within)
         return Estimate(value, *(end - float(theirs.mean()) for end in own[1:]))
     if min(len(ours), len(theirs)) == 1:
         return Estimate(value)
@@ -140,7 +160,8 @@ def difference_over_runs(
     if np.ptp(ours) == 0 == np.ptp(theirs):  # which has no degrees of freedom
         return Estimate(value, value, value)
     found = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
-    return Estimate(value, max(-1.0, float(found.low)), min(1.0, float(found.high)))
+    most = within[1] - within[0]
+    return Estimate(value, max(-most, float(found.low)), min(most, float(found.high)))
 
 
 def difference_over_episodes(
@@ -148,7 +169,7 @@ def difference_over_episodes(
 ) -> Estimate | None:
     """Returns the mean difference on equal episodes; None where there are none.
 
-    The interval is over episodes (`runs.report.episodes_interval`), runs as they are.
+    The interval is over episodes (`episodes_interval`), runs as they are.
 
     Args:
       ours: success, the mean over runs, by the episode's seed.

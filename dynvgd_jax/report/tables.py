@@ -5,11 +5,12 @@ import statistics as plain
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from dynvgd_jax.core.scores import SUCCESS
 from dynvgd_jax.report import statistics
 from dynvgd_jax.report.commands import command_of, is_kept
 from dynvgd_jax.report.grouping import Panel, Setting, differing, rate, value_text
-from dynvgd_jax.report.reading import Run
-from dynvgd_jax.report.statistics import Estimate
+from dynvgd_jax.report.reading import Episode, Run
+from dynvgd_jax.report.statistics import Bounds, Estimate
 
 THRESHOLDS = (0.5, 0.8, 0.9)
 
@@ -64,7 +65,7 @@ def evaluations(panels: Sequence[Panel]) -> Table:
     rows = []
     for panel in panels:
         for name, own in panel.bases.items():
-            found = statistics.success_of_run([e.success for e in own.values()])
+            found = _of_run(own, panel.within)
             any_step = plain.fmean(e.success_any for e in own.values())
             total = plain.fmean(e.total for e in own.values())
             each = f"{found.value:.3f}"
@@ -74,7 +75,8 @@ def evaluations(panels: Sequence[Panel]) -> Table:
         for setting in panel.trained:
             for steps in setting.common_steps:
                 rows.append((panel.title, setting.label, *_evaluation(setting, steps)))
-    headings = ("task", "setting", "control steps", "minutes", "success", "interval")
+    what = _what(panels)
+    headings = ("task", "setting", "control steps", "minutes", what, "interval")
     headings += ("of each seed", "success at any step", "return")
     note = (
         "Success of a whole chunk, the mean over seeds with its 95 % interval over "
@@ -82,6 +84,12 @@ def evaluations(panels: Sequence[Panel]) -> Table:
         "policy, with the Wilson interval over episodes."
     )
     return Table("evaluations", "All evaluations", headings, rows, note)
+
+
+def _what(panels: Sequence[Panel]) -> str:
+    """The heading of what episodes are judged by."""
+    kinds = dict.fromkeys(panel.measure for panel in panels)
+    return " or ".join("success" if kind == SUCCESS else kind for kind in kinds)
 
 
 def _evaluation(setting: Setting, steps: int) -> tuple:
@@ -102,9 +110,12 @@ def success(setting: Setting, steps: int) -> Estimate:
     """Returns the setting's success with the interval that its seeds allow."""
     runs = setting.evaluated
     if len(runs) == 1:
-        own = [e.success for e in runs[0].steered[steps].values()]
-        return statistics.success_of_run(own)
-    return statistics.mean_over_runs(setting.rates_at(steps))
+        return _of_run(runs[0].steered[steps], setting.within)
+    return statistics.mean_over_runs(setting.rates_at(steps), setting.within)
+
+
+def _of_run(episodes: dict[int, Episode], within: Bounds) -> Estimate:
+    return statistics.success_of_run([e.success for e in episodes.values()], within)
 
 
 def comparison(panel: Panel) -> Table:
@@ -114,15 +125,16 @@ def comparison(panel: Panel) -> Table:
         steps = panel.compared_at or setting.common_steps[-1]
         rates = setting.rates_at(steps)
         reached = [_reach_text(setting, threshold) for threshold in THRESHOLDS]
-        middle = statistics.interquartile_mean([rates])
+        middle = statistics.interquartile_mean([rates], panel.within)
         found = success(setting, steps)
         rows.append((setting.label, len(rates), steps, found, middle, *reached))
     for base in base_scores(panel):
         own = list(base.by_episode.values())
-        found = statistics.success_of_run([int(x) for x in own])
+        found = statistics.success_of_run(own, panel.within)
         reached = ["0" if found.value >= t else "never" for t in THRESHOLDS]
         rows.append((base.label, 1, 0, found, Estimate(found.value), *reached))
-    headings = ("setting", "seeds", "control steps", "success", "interquartile mean")
+    what = _what([panel])
+    headings = ("setting", "seeds", "control steps", what, "interquartile mean")
     headings += tuple(f"steps to {t:.0%}" for t in THRESHOLDS)
     note = (
         "Steps to a success: the first evaluation that reaches it, the median over "
@@ -130,9 +142,9 @@ def comparison(panel: Panel) -> Table:
         "the lowest quarter of the seeds, none of up to three."
     )
     title = (
-        f"Success at {panel.compared_at:,} control steps"
+        f"{what.capitalize()} at {panel.compared_at:,} control steps"
         if panel.compared_at
-        else "Success at each setting's last evaluation"
+        else f"{what.capitalize()} at each setting's last evaluation"
     )
     return Table("comparison", title, headings, rows, note)
 
@@ -185,6 +197,7 @@ def improvement(panel: Panel) -> Table:
                         ours.rates,
                         theirs.rates,
                         theirs_trained=not theirs.label.startswith("base/"),
+                        within=panel.within,
                     ),
                 )
             )
@@ -209,7 +222,9 @@ def differences(panels: Sequence[Panel]) -> Table:
             for steps in sorted({*ours.common_steps} & {*theirs.common_steps}):
                 x, y = score(ours, steps), score(theirs, steps)
                 found = statistics.difference_over_episodes(x.by_episode, y.by_episode)
-                seeds = statistics.difference_over_runs(x.rates, y.rates)
+                seeds = statistics.difference_over_runs(
+                    x.rates, y.rates, within=panel.within
+                )
                 rows.append((panel.title, x.label, y.label, steps, found, seeds))
     headings = ("task", "X", "Y", "control steps", "X - Y, over episodes")
     headings += ("X - Y, over seeds",)
@@ -250,8 +265,7 @@ def runs_table(panels: Sequence[Panel]) -> Table:
                 last = max(run.steered, default=None)
                 found = None
                 if last is not None:
-                    own = [e.success for e in run.steered[last].values()]
-                    found = statistics.success_of_run(own)
+                    found = _of_run(run.steered[last], panel.within)
                 rows.append(
                     (
                         panel.title,
@@ -266,7 +280,7 @@ def runs_table(panels: Sequence[Panel]) -> Table:
                     )
                 )
     headings = ("task", "setting", "seed", "run", "state", "control steps", "minutes")
-    headings += ("last evaluated at", "success there")
+    headings += ("last evaluated at", f"{_what(panels)} there")
     return Table("runs", "Runs", headings, rows)
 
 

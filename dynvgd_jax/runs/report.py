@@ -3,71 +3,17 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
-from dynvgd_jax.core.types import EpisodeResult
+from dynvgd_jax.runs.intervals import episodes_interval, t_interval, wilson
+from dynvgd_jax.runs.summary import Summary
 from dynvgd_jax.runs.terminal import duration_text, print_table
 
-# 97.5 % quantile of the normal distribution: two-sided 95 % intervals.
-_Z95 = 1.959963984540054
-# Values that the bootstrap draws at once, 8 bytes each.
-_BOOTSTRAP_VALUES = 10_000_000
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Returns the 95 % Wilson score interval of a success rate, `(0, 1)` for n = 0.
-
-    Wilson (1927): the rates p with `|successes/n - p| <= z sqrt(p (1 - p) / n)`.
-
-    Raises:
-      ValueError: not 0 <= successes <= n.
-    """
-    if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n}")
-    if n == 0:
-        return 0.0, 1.0
-    z2 = _Z95**2
-    rate = successes / n
-    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
-    return low, high
-
-
-class Summary(NamedTuple):
-    """Averages of one evaluation."""
-
-    control_steps: int  # of training before it, over all environments
-    policy: str  # method and start noise, such as base/randn
-    episodes: int
-    success_chunk: int  # episodes with a whole successful chunk (published success)
-    success_any: int  # episodes with any successful control step
-    mean_return: float  # of sum (reward - reward_offset)
-    mean_length: float  # control steps
-    faults: int  # episodes whose physics broke, counted as failures
-
-
-def summarise(
-    control_steps: int, policy: str, results: Sequence[EpisodeResult]
-) -> Summary:
-    """Returns the averages of finished episodes (NaN means where there are none)."""
-    n = len(results)
-    return Summary(
-        control_steps=control_steps,
-        policy=policy,
-        episodes=n,
-        success_chunk=sum(bool(r.success_chunk) for r in results),
-        success_any=sum(bool(r.success_any) for r in results),
-        mean_return=sum(r.episode_return for r in results) / n if n else math.nan,
-        mean_length=sum(r.length for r in results) / n if n else math.nan,
-        faults=sum(bool(r.fault) for r in results),
-    )
+SUCCESS_HEADINGS = ("success (whole chunk)", "success (any step)", "return")
+RETURN_HEADINGS = ("return", "normalised score", "control steps each")
 
 
 def evaluation_line(
@@ -83,6 +29,13 @@ def evaluation_line(
     """
     s = summary
     faults = f", {s.faults} physics faults" if s.faults else ""
+    if s.returns is not None:
+        score = f", normalised score {interval_text(s.scores)}" if s.scores else ""
+        return (
+            f"evaluated at {s.control_steps:,} control steps: {label}{s.policy}: "
+            f"return {interval_text(s.returns)}{score}, length {s.mean_length:.0f}, "
+            f"{s.episodes} episodes{faults}, {duration_text(seconds)}"
+        )
     return (
         f"evaluated at {s.control_steps:,} {unit}: {label}{s.policy}: success "
         f"{success_text(s.success_chunk, s.episodes)} (any step "
@@ -92,11 +45,17 @@ def evaluation_line(
 
 
 def results_table(summaries: Sequence[Summary]) -> Table:
-    """Returns a table with one row an evaluation; intervals are 95 % Wilson."""
-    table = Table(title="Success with 95 % intervals", title_justify="left")
+    """Returns a table with one row an evaluation.
+
+    The 95 % intervals are Wilson's, of returns the bootstrap's over episodes.
+    """
+    by_return = any(s.returns is not None for s in summaries)
+    what = "Return" if by_return else "Success"
+    table = Table(title=f"{what} with 95 % intervals", title_justify="left")
     for heading in ("control steps", "policy and start noise", "episodes"):
         table.add_column(heading, justify="left" if "policy" in heading else "right")
-    for heading in ("success (whole chunk)", "success (any step)", "return"):
+    own = RETURN_HEADINGS if by_return else SUCCESS_HEADINGS
+    for heading in own:
         table.add_column(heading, justify="right")
     faults = any(s.faults for s in summaries)
     if faults:
@@ -106,12 +65,27 @@ def results_table(summaries: Sequence[Summary]) -> Table:
             f"{s.control_steps:,}",
             s.policy,
             str(s.episodes),
-            success_text(s.success_chunk, s.episodes),
-            success_text(s.success_any, s.episodes),
-            f"{s.mean_return:.1f}",
+            *_measured(s),
             *([str(s.faults)] if faults else []),
         )
     return table
+
+
+def _measured(s: Summary) -> tuple[str, str, str]:
+    """The cells of RETURN_HEADINGS or SUCCESS_HEADINGS."""
+    if s.returns is not None:
+        score = interval_text(s.scores) if s.scores else "-"
+        return interval_text(s.returns), score, f"{s.mean_length:.0f}"
+    chunk, any_step = (
+        success_text(count, s.episodes) for count in (s.success_chunk, s.success_any)
+    )
+    return chunk, any_step, f"{s.mean_return:.1f}"
+
+
+def interval_text(found: Sequence[float]) -> str:
+    """Returns e.g. `1523.4 [1420.1, 1611.9]` of a mean and its interval."""
+    mean, low, high = found
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def seeds_table(summaries: Mapping[int, Sequence[Summary]]) -> Table:
@@ -119,32 +93,45 @@ def seeds_table(summaries: Mapping[int, Sequence[Summary]]) -> Table:
 
     The interval is that of the mean over training seeds; all share the episodes.
     """
+    first = next(iter(summaries.values()))
+    by_return = any(s.returns is not None for s in first)
+    what = "Return" if by_return else "Success"
     table = Table(
-        title=f"Success, mean of {len(summaries)} seeds with 95 % t intervals",
+        title=f"{what}, mean of {len(summaries)} seeds with 95 % t intervals",
         title_justify="left",
     )
     for heading in ("control steps", "policy and start noise", "episodes per seed"):
         table.add_column(heading, justify="left" if "policy" in heading else "right")
-    for heading in ("success (whole chunk)", "least to most", "return"):
+    own = ("return", "least to most", "normalised score")
+    for heading in own if by_return else ("success (whole chunk)", *own[1::-1]):
         table.add_column(heading, justify="right")
     for same in zip(*summaries.values(), strict=True):
-        rates = [s.success_chunk / s.episodes for s in same]
         table.add_row(
             f"{same[0].control_steps:,}",
             same[0].policy,
             str(same[0].episodes),
-            mean_text(rates),
-            f"{min(rates):.3f} to {max(rates):.3f}",
-            f"{statistics.fmean(s.mean_return for s in same):.1f}",
+            *_measured_over_seeds(same),
         )
     return table
 
 
-def t_interval(rates: Sequence[float]) -> tuple[float, float]:
-    """Returns the 95 % t interval of the mean of at least two rates, within [0, 1]."""
-    mean, error = statistics.fmean(rates), stats.sem(rates)
-    half = stats.t.ppf(0.975, len(rates) - 1) * error
-    return max(mean - half, 0.0), min(mean + half, 1.0)
+def _measured_over_seeds(same: Sequence[Summary]) -> tuple[str, str, str]:
+    """One evaluation of all seeds: mean with interval, its ends, return or score."""
+    if same[0].returns is not None:
+        means, scores = (
+            [part and part[0] for part in parts]
+            for parts in zip(*((s.returns, s.scores) for s in same), strict=True)
+        )
+        ends = f"{min(means):.1f} to {max(means):.1f}"
+        score = f"{statistics.fmean(scores):.1f}" if scores[0] is not None else "-"
+        spread = t_interval(means, within=(-math.inf, math.inf))
+        return interval_text((statistics.fmean(means), *spread)), ends, score
+    rates = [s.success_chunk / s.episodes for s in same]
+    return (
+        mean_text(rates),
+        f"{min(rates):.3f} to {max(rates):.3f}",
+        f"{statistics.fmean(s.mean_return for s in same):.1f}",
+    )
 
 
 def mean_text(rates: Sequence[float]) -> str:
@@ -173,22 +160,6 @@ def episodes_text(values: np.ndarray) -> str:
     """
     mean, low, high = episodes_interval(values)
     return f"{mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low < high else "")
-
-
-def episodes_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Returns the mean of `values [episodes]` and its 95 % bootstrap interval.
-
-    Values that are all equal have the interval of no width.
-    """
-    mean = float(values.mean())
-    if np.ptp(values) == 0:
-        return mean, mean, mean
-    # all resamples at once would take gigabytes; the draws are the same
-    batch = max(1, _BOOTSTRAP_VALUES // len(values))
-    rng = np.random.default_rng(0)
-    found = stats.bootstrap((values,), np.mean, batch=batch, rng=rng)
-    low, high = found.confidence_interval
-    return mean, float(low), float(high)
 
 
 def print_results(summaries: Sequence[Summary], console: Console | None = None) -> None:

@@ -10,6 +10,7 @@ from tensorboardX import FileWriter, summary
 from tensorboardX.proto.summary_pb2 import Summary
 
 from dynvgd_jax.core.fields import flat
+from dynvgd_jax.core.scores import judged_by_return
 
 BINS = 30  # of a histogram
 
@@ -49,6 +50,18 @@ TRAIN_CHARTS = {
         "time line of a vector step, ms": (r"^time/.*_ms$",),
     },
 }
+# In place of "Success", of tasks that are judged by return.
+RETURN_CHARTS = {
+    "return: evaluation, steered and base": (
+        r"^eval/return$",
+        r"^eval_base/[^/]+/return$",
+    ),
+    "normalised score": (
+        r"^eval/normalized_score$",
+        r"^eval_base/[^/]+/normalized_score$",
+    ),
+    "training, recent episodes": (r"^train/ep_rew_mean$",),
+}
 PRETRAIN_CHARTS = {"Pre-training": {"loss": (r"^pretrain/.*loss$",)}}
 CHARTS = {"train": TRAIN_CHARTS, "pretrain": PRETRAIN_CHARTS}
 # What runs are compared by in the tab "HParams".
@@ -65,9 +78,13 @@ def opening(
       command: that started it.
       versions: of program and libraries, by name.
     """
+    groups, metrics = CHARTS[config.job], METRICS[config.job]
+    if config.job == "train" and judged_by_return(config.task):
+        rest = {name: of for name, of in groups.items() if name != "Success"}
+        groups, metrics = {"Return": RETURN_CHARTS} | rest, ("eval/return",)
     charts = {
         group: {title: ("Multiline", list(tags)) for title, tags in of_group.items()}
-        for group, of_group in CHARTS[config.job].items()
+        for group, of_group in groups.items()
     }
     values = {
         name: value if isinstance(value, bool | int | float | str) else str(value)
@@ -78,7 +95,7 @@ def opening(
     return [
         summary.custom_scalars(charts),
         # the third would say that the run has ended well
-        *summary.hparams(values, dict.fromkeys(METRICS[config.job]))[:2],
+        *summary.hparams(values, dict.fromkeys(metrics))[:2],
         summary.text("run/command", f"```\n{command}\n```"),
         summary.text("run/configuration", f"```json\n{as_json}\n```"),
         summary.text("run/versions", f"| | version |\n|---|---|\n{rows}"),

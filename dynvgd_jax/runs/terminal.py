@@ -124,8 +124,7 @@ class Progress:
         self._clock = clock
         self._history = deque([(clock(), 0)])
         self._done = 0
-        self._success: float | None = None
-        self._stage = ""
+        self._measure, self._stage = "", ""
         self._next_line = self._first_line = clock() + patience_s
         self._bar = None
         self._part: Part | None = None
@@ -149,16 +148,23 @@ class Progress:
             self.message(self.line())
 
     def update(
-        self, done: int, *, success: float | None = None, stage: str = ""
+        self,
+        done: int,
+        *,
+        success: float | None = None,
+        mean_return: float | None = None,
+        stage: str = "",
     ) -> None:
         """Shows the state after `done` units.
 
         Args:
           done: units so far, never less than before.
           success: recent success rate in [0, 1]; None where there is none yet.
+          mean_return: recent mean return, of tasks that are judged by it.
           stage: what is going on, such as `first rollouts`.
         """
-        self._done, self._success, self._stage = done, success, stage
+        self._done, self._stage = done, stage
+        self._measure = _measure_text(success, mean_return)
         self._show()
 
     @contextlib.contextmanager
@@ -221,12 +227,12 @@ class Progress:
         rate = self.rate()
         left = None if rate is None else (self.total - self._done) / rate
         speed = "-" if rate is None else f"{rate:.1f}"
-        success = "" if self._success is None else f"success {self._success:.2f} | "
+        measure = f"{self._measure} | " if self._measure else ""
         stage = f" | {self._stage}" if self._stage else ""
         if self._part is not None and self._bar is None:
             stage = f" | {self._part.line()}"
         return (
-            f"{self._done / max(self.total, 1):.1%} | {success}"
+            f"{self._done / max(self.total, 1):.1%} | {measure}"
             f"{speed} {self.unit}/s | {duration_text(left)} left | "
             f"{self._done:,}/{self.total:,}{stage}"
         )
@@ -240,11 +246,17 @@ class Part:
     def __init__(self, name: str, total: int, clock, show: Callable[[], None]):
         self.name, self.total, self.done = name, total, 0
         self._clock, self._show = clock, show
-        self._start, self._success = clock(), None
+        self._start, self._measure = clock(), ""
 
-    def update(self, done: int, *, success: float | None = None) -> None:
-        """Shows the step after `done` units; `success` is a rate in [0, 1]."""
-        self.done, self._success = done, success
+    def update(
+        self,
+        done: int,
+        *,
+        success: float | None = None,
+        mean_return: float | None = None,
+    ) -> None:
+        """Shows the step after `done` units; the others as `Progress.update`'s."""
+        self.done, self._measure = done, _measure_text(success, mean_return)
         self._show()
 
     def line(self) -> str:
@@ -253,8 +265,14 @@ class Part:
         if self.done:
             passed = self._clock() - self._start
             left = passed * (self.total - self.done) / self.done
-        success = "" if self._success is None else f"success {self._success:.2f}, "
+        measure = f"{self._measure}, " if self._measure else ""
         return (
-            f"{self.name} {self.done:,}/{self.total:,}, {success}"
+            f"{self.name} {self.done:,}/{self.total:,}, {measure}"
             f"{duration_text(left)} left"
         )
+
+
+def _measure_text(success: float | None, mean_return: float | None) -> str:
+    if mean_return is not None:
+        return f"return {mean_return:.0f}"
+    return "" if success is None else f"success {success:.2f}"

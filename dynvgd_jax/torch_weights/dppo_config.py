@@ -12,6 +12,7 @@ from dynvgd_jax.envs.base import task_names
 
 MAX_BYTES = 64 * 2**10  # published ones have some 4 KB
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+_D4RL = re.compile(r"^(\w+)-.*v\d+$")  # hopper-medium-v2 is task hopper's
 _MAX_REFERENCES = 8
 _MAX_DEPTH = 32
 # What PyYAML raises on bad text; on tags such as !!int with a wrong value it lets
@@ -71,7 +72,7 @@ def read_dppo_config(path: str | Path) -> DppoConfig:
         activation = activation or "Mish"
         _require_activation(path, f"{network}.activation_type", activation)
     # Pre-training YAMLs say `env: square`; in others `env` is a group of settings.
-    named = (get("env_name"), get("env"))
+    named = [_D4RL.sub(r"\1", str(get(name))) for name in ("env_name", "env")]
     task = next((name for name in named if name in task_names()), None)
     sizes = {name: get(name) for name in ("obs_dim", "action_dim", "horizon_steps")}
     sizes = {name: value for name, value in sizes.items() if value is not None}

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.scores import REFERENCES
 from dynvgd_jax.diffusion.network import ACTIVATIONS
-from dynvgd_jax.envs.robosuite.tasks import TASKS
+from dynvgd_jax.envs.base import task_names
 from dynvgd_jax.torch_weights.dppo_config import DppoConfig
 
 # Under this key our own .pt files carry them.
@@ -78,7 +79,7 @@ def gather(
     if task is None:
         where = "" if said is None else f" and none in {said.path}"
         raise UserError(
-            f"found no --task{where}, expected one of {', '.join(TASKS)}; the "
+            f"found no --task{where}, expected one of {', '.join(task_names())}; the "
             "checkpoint does not tell"
         )
     named = _tasks_in(source)
@@ -95,7 +96,8 @@ def gather(
             "its training) or --dppo_config=YAML. A wrong one ruins the policy, and "
             "published Square policies exist with 20 and with 100"
         )
-    activation = fact("activation") or Fact("mish", "DPPO's default, nobody says")
+    usual = "relu" if task.value in REFERENCES else "mish"
+    activation = fact("activation") or Fact(usual, "DPPO's default, nobody says")
     ft_steps = None
     if is_fine_tuned:
         ft_steps = fact("ft_denoising_steps")
@@ -119,7 +121,7 @@ def check_carried(source: str | Path, content: Any) -> dict[str, Any]:
     """
     values = content.get(CARRIED, {}) if isinstance(content, Mapping) else {}
     ranges = {
-        "task": lambda v: type(v) is str and (v in TASKS or ":" in v),
+        "task": lambda v: type(v) is str and (v in task_names() or ":" in v),
         "num_train_timesteps": lambda v: type(v) is int and 2 <= v <= MAX_TIMESTEPS,
         "activation": lambda v: v in ACTIVATIONS,
         "ft_denoising_steps": lambda v: type(v) is int and 1 <= v <= MAX_TIMESTEPS,
@@ -202,5 +204,7 @@ def _number_in(source: Path, letters: str) -> int | None:
 
 def _tasks_in(source: Path) -> list[str]:
     """The tasks that the nearest folder which names any names."""
-    named = ([task for task in TASKS if task in words] for words in _words(source))
+    named = (
+        [task for task in task_names() if task in words] for words in _words(source)
+    )
     return next((tasks for tasks in named if tasks), [])

@@ -20,7 +20,7 @@ from dynvgd_jax.diffusion.policy import (
     make_eps_fn,
 )
 from dynvgd_jax.diffusion.policy_files import load_policy, save_policy
-from dynvgd_jax.envs.robosuite.tasks import find_task
+from dynvgd_jax.envs.base import task_sizes
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.torch_weights.checkpoint import Checkpoint, read_checkpoint
 from dynvgd_jax.torch_weights.dppo_config import disagreements, read_dppo_config
@@ -72,8 +72,8 @@ def convert_policy(
       normalization: DPPO's npz; None is `normalization.npz` beside `source`.
       weights: "ema" or "model"; None is "ema" where the file has it.
       num_train_timesteps: T; None asks the file, `dppo_config`, and the file's path.
-      activation: of the trunk; None asks the file and `dppo_config`, then it is DPPO's
-        default, "mish".
+      activation: of the trunk; None asks the file and `dppo_config`, then it is what
+        DPPO's files of the task have, "relu" for gym tasks, else "mish".
       ft_denoising_steps: last steps by the fine-tuned network, of fine-tuned files;
         None asks as for T.
       dppo_config: DPPO's YAML; where it and the tensors differ in a size, the tensors
@@ -177,7 +177,7 @@ def _build(checkpoint: Checkpoint, facts: Facts, norm_path: Path) -> Policy:
         },
         ft_denoising_steps=0 if ft_steps is None else ft_steps.value,
     )
-    expected = find_task(policy.task)
+    expected = task_sizes(policy.task)
     if expected is not None:  # other simulators tell when their environments are made
-        policy.require_fit(*expected.sizes[:3])
+        policy.require_fit(*expected[:3])
     return policy

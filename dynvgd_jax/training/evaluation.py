@@ -8,7 +8,8 @@ import numpy as np
 from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.envs.rollout import ActFn, evaluate
 from dynvgd_jax.evaluate.play import evaluation_inputs
-from dynvgd_jax.runs.report import evaluation_line, summarise
+from dynvgd_jax.runs.report import evaluation_line
+from dynvgd_jax.runs.summary import judged, shown, summarise
 from dynvgd_jax.training import processes
 from dynvgd_jax.training.reporting import finite_chunks, record_evaluation
 from dynvgd_jax.training.saving import has_checkpoint, save
@@ -94,8 +95,7 @@ def play(run: RunState, name: str, label: str, act: ActFn) -> list[EpisodeResult
 
     def progress(result):
         done.append(result)
-        rate = sum(r.success_chunk for r in done) / len(done)
-        part.update(len(done), success=rate)
+        part.update(len(done), **shown(done, **judged(job.config)))
 
     showing = job.progress.part(f"evaluating {label}{name}", len(own))
     with run.clocks.measure("eval"), showing as part:
@@ -111,7 +111,7 @@ def play(run: RunState, name: str, label: str, act: ActFn) -> list[EpisodeResult
         EpisodeResult(*parts[i % len(parts)][i // len(parts)])
         for i in range(len(job.eval_seeds))
     ]
-    summary = summarise(run.env_steps, name, everyones)
+    summary = summarise(run.env_steps, name, everyones, **judged(job.config))
     seconds = time.monotonic() - start
     job.progress.message(evaluation_line(summary, seconds, label))
     return everyones

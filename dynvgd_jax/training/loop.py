@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from dynvgd_jax.core.types import Transition
 from dynvgd_jax.envs.base import can_draw
 from dynvgd_jax.runs.clocks import Clocks, Due
-from dynvgd_jax.runs.report import Summary, print_results, print_seed_means
+from dynvgd_jax.runs.report import print_results, print_seed_means
+from dynvgd_jax.runs.summary import Summary
 from dynvgd_jax.runs.terminal import curves, module, print_next
 from dynvgd_jax.steering.base import Decision
 from dynvgd_jax.training import processes
@@ -129,7 +130,7 @@ def _learn(run: RunState) -> None:
             _act_and_update(run)
         run.job.progress.update(
             run.env_steps,
-            success=run.success_rate(),
+            **run.recent_measure(),
             stage="learning" if learning else "first rollouts",
         )
         last = run.env_steps >= config.total_env_steps

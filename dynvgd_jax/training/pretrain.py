@@ -21,6 +21,7 @@ from dynvgd_jax.core.fields import (
 )
 from dynvgd_jax.core.normalize import Normalization
 from dynvgd_jax.core.precision import with_precision
+from dynvgd_jax.core.scores import judged_by_return
 from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.demos.dataset import Dataset, load_dataset, split_chunks
 from dynvgd_jax.diffusion import cloning
@@ -32,12 +33,8 @@ from dynvgd_jax.envs import base as envs_base
 from dynvgd_jax.envs.base import VectorEnv, check_task
 from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
 from dynvgd_jax.runs.metrics import MetricsLog
-from dynvgd_jax.runs.report import (
-    Summary,
-    evaluation_line,
-    print_results,
-    summarise,
-)
+from dynvgd_jax.runs.report import evaluation_line, print_results
+from dynvgd_jax.runs.summary import Summary, measures, shown, summarise
 from dynvgd_jax.runs.terminal import Progress, curves, job, module, print_next
 from dynvgd_jax.steering.noise import START_NOISES, start_noise
 
@@ -162,7 +159,9 @@ class _Run:
         self.log = MetricsLog(workdir, config)
         self.progress = Progress(config.num_steps, unit=_UNIT)
         self.progress.__enter__()
-        self.success: float | None = None
+        self.measure: dict[str, float] = {}  # as `Progress.update` takes it
+        # whoever judges by return wants it as it is
+        self.reward_offset = 0.0 if judged_by_return(config.task) else 1.0
         self.summaries: list[Summary] = []
 
     def close(self) -> None:
@@ -198,7 +197,7 @@ class _Run:
                 save_policy(
                     self.workdir / folder, self._policy(self.state.ema_params, metrics)
                 )
-            self.progress.update(step, success=self.success, stage=_stage(metrics))
+            self.progress.update(step, **self.measure, stage=_stage(metrics))
 
     def _log(self, step: int, loss: jax.Array) -> dict[str, float]:
         values = {"pretrain/loss": float(loss)}
@@ -220,12 +219,12 @@ class _Run:
         if self.env is None:
             return {}
         config, name = self.config.eval, f"base/{self.config.eval.noise}"
+        judged = {"task": self.config.task, "reward_offset": self.reward_offset}
         start, done = time.monotonic(), []
 
         def progress(result: EpisodeResult) -> None:
             done.append(result)
-            rate = sum(r.success_chunk for r in done) / len(done)
-            part.update(len(done), success=rate)
+            part.update(len(done), **shown(done, **judged))
 
         with self.progress.part(f"evaluating {name}", config.episodes) as part:
             results = evaluate(
@@ -233,15 +232,18 @@ class _Run:
                 functools.partial(self.decode, self.state.ema_params),
                 evaluation_seeds(config.seed, config.episodes),
                 progress=progress,
+                reward_offset=self.reward_offset,
             )
-        summary = summarise(step, name, results)
+        summary = summarise(step, name, results, **judged)
         seconds = time.monotonic() - start
         self.progress.message(evaluation_line(summary, seconds, unit=_UNIT))
         self.summaries.append(summary)
         self.log.episodes(step, summary.policy, results)
-        self.success = summary.success_chunk / summary.episodes
-        values = {
-            "eval/success_rate": self.success,
+        rate = summary.success_chunk / summary.episodes
+        self.measure = {"success": rate}
+        if summary.returns is not None:
+            self.measure = {"mean_return": summary.returns[0]}
+        values = measures("eval", summary) | {
             "eval/success_any_rate": summary.success_any / summary.episodes,
             "eval/reward": summary.mean_return,
             "eval/timesteps": summary.mean_length,

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.scores import judged_by_return
 from dynvgd_jax.core.types import EpisodeResult
-from dynvgd_jax.runs.report import Summary, summarise
+from dynvgd_jax.runs.summary import judged, measures, summarise
 from dynvgd_jax.training import processes
 from dynvgd_jax.training.divergence import (
     ANY_VALUE,
@@ -63,7 +64,7 @@ def log_interval(run: RunState) -> None:
     counts |= run.clocks.report(env_steps)
     sizes = run.job.eval_env.sizes
     allowed = value_range(config, sizes.chunk_len, sizes.max_episode_env_steps)
-    if run.job.method.soft_values:
+    if run.job.method.soft_values or judged_by_return(config.task):
         allowed = ANY_VALUE
     for seed in run.seeds:
         values = _log_seed(seed, env_steps, counts, allowed)
@@ -117,17 +118,18 @@ def record_evaluation(
       results: its episodes.
       acted_q: what the critics said of each chunk that acted; none without critics.
     """
-    summary = summarise(env_steps, name, results)
+    summary = summarise(env_steps, name, results, **judged(seed.config))
     seed.summaries.append(summary)
     if seed.log is None:
         return
     seed.log.episodes(env_steps, name, results)
     steered = name.startswith(f"{seed.config.method}/") and not name.startswith("base/")
     prefix = "eval" if steered else f"eval_{name}"
-    rates = {f"{prefix}/success_rate": _success_rate(summary)}
+    rates = measures(prefix, summary)
     if steered:  # the base policy's as lines beside the curve
         bases = (s for s in seed.summaries if s.policy.startswith("base/"))
-        rates |= {f"eval_{s.policy}/success_rate": _success_rate(s) for s in bases}
+        for base in bases:
+            rates |= measures(f"eval_{base.policy}", base)
     seed.log.scalars(
         env_steps,
         rates
@@ -145,10 +147,6 @@ def record_evaluation(
     ):
         if len(values):
             seed.log.histogram(env_steps, f"{prefix}/{quantity}", values)
-
-
-def _success_rate(summary: Summary) -> float:
-    return summary.success_chunk / summary.episodes
 
 
 def finite_chunks(run: RunState, chunks: jax.Array) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from dynvgd_jax.agent import checkpoint_tree
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.types import EpisodeResult, PyTree, Transition
-from dynvgd_jax.runs.report import Summary
+from dynvgd_jax.runs.summary import Summary
 from dynvgd_jax.steering.methods import state_shapes
 from dynvgd_jax.training import processes
 from dynvgd_jax.training.origins import CRITICS_NOTE

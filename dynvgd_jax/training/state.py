@@ -18,7 +18,7 @@ from dynvgd_jax.envs.rollout import Collector
 from dynvgd_jax.replay.log import ReplayLog
 from dynvgd_jax.runs.clocks import Clocks
 from dynvgd_jax.runs.metrics import MetricsLog
-from dynvgd_jax.runs.report import Summary
+from dynvgd_jax.runs.summary import Summary, judged, shown
 from dynvgd_jax.runs.terminal import Progress
 from dynvgd_jax.steering.base import ActInputs, Method
 from dynvgd_jax.training import processes
@@ -147,6 +147,11 @@ class SeedState:
             return None
         return sum(r.success_chunk for r in episodes) / len(episodes)
 
+    def recent_measure(self) -> dict[str, float]:
+        """Of the recent episodes, what `Progress.update` shows; nothing before."""
+        episodes = [*self.recent, *self.ended]
+        return shown(episodes, **judged(self.config)) if episodes else {}
+
 
 @dataclasses.dataclass
 class RunState:
@@ -172,7 +177,12 @@ class RunState:
         """Gradient steps so far, of each seed; fetched from the device."""
         return int(np.ravel(jax.device_get(self.learner.num_updates))[0])
 
-    def success_rate(self) -> float | None:
-        """Mean over the seeds of that of the recent episodes; None before the first."""
-        rates = [seed.success_rate() for seed in self.seeds]
-        return None if None in rates else sum(rates) / len(rates)
+    def recent_measure(self) -> dict[str, float]:
+        """Of recent episodes, what `Progress.update` shows; nothing before the first.
+
+        The mean over the seeds.
+        """
+        each = [seed.recent_measure() for seed in self.seeds]
+        if not all(each):
+            return {}
+        return {name: sum(own[name] for own in each) / len(each) for name in each[0]}

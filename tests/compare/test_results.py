@@ -14,8 +14,10 @@ from dynvgd_jax.core.errors import UserError
 HEADING = "control_steps,policy,seed,success_any,success_chunk,return,length\n"
 
 
-def make_run(folder, name, seed, lines):
-    config = SimpleNamespace(method=name, acting_noise="tanh_randn")
+def make_run(folder, name, seed, lines, task="can"):
+    config = SimpleNamespace(
+        method=name, acting_noise="tanh_randn", task=task, reward_offset=1.0
+    )
     run = Run(name, seed, folder / name / f"seed_{seed}", (), config, "", {})
     if lines is not None:
         run.folder.mkdir(parents=True)
@@ -49,7 +51,7 @@ def test_means_and_intervals(tmp_path):
     vgd, plain, nothing = rows
     # rates 1/4 and 3/4: mean 1/2, standard error 1/4, t(1 degree of freedom) 12.706:
     # 1/2 +- 3.18, cut to [0, 1]
-    assert vgd.rates == [0.25, 0.75] and vgd.interval == (0.0, 1.0)
+    assert vgd.values == [0.25, 0.75] and vgd.interval == (0.0, 1.0)
     # Wilson, 2 of 4, z^2 = 3.8415: centre 1/2, half width
     # 1.96 / (1 + z^2/4) sqrt(1/16 + z^2/64) = 0.3500
     assert plain.interval == pytest.approx((0.1500, 0.8500), abs=1e-4)
@@ -71,6 +73,38 @@ def test_means_and_intervals(tmp_path):
     console.print(results.results_table(rows))
     text = console.export_text()
     assert "0.500 [0.000, 1.000]" in text and "2 of 3" in text and "0 of 1" in text
+
+
+def test_tasks_that_are_judged_by_return(tmp_path):
+    """Each episode has 8 control steps, of which the offset is given back."""
+    totals = ([992.0, 1192.0], [1392.0, 1592.0])
+    runs = []
+    for seed, returns in enumerate(totals):
+        lines = [
+            f"192,vgd/tanh_randn,{i},0,0,{total!r},8\n"
+            for i, total in enumerate(returns)
+        ]
+        runs.append(make_run(tmp_path, "vgd", seed, lines, "hopper"))
+    runs.append(make_run(tmp_path, "base", 0, None, "hopper"))
+    plan = Plan(tmp_path, "", {}, tuple(runs))
+    rows = results.read_rows(plan, runs[:2])
+    assert rows[0].values == [1100.0, 1500.0]
+    # mean 1300, standard error 200, t(1 degree of freedom) 12.7062
+    assert rows[0].interval == pytest.approx((1300 - 2541.24, 1300 + 2541.24), abs=0.1)
+    results.write_table(tmp_path, rows)
+    with open(tmp_path / "comparison.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert float(first["return_mean"]) == 1300 and "success_mean" not in first
+    # (1300 + 20.272305) / 3254.572305
+    assert float(first["normalized_score_mean"]) == pytest.approx(40.566692)
+    assert (second["seeds"], second["return_mean"]) == ("0", "")
+    console = Console(record=True, width=140, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(results.results_table(rows))
+    text = console.export_text()
+    assert "1300.0 [-1241.2, 3841.2]" in text and "1100.0 to 1500.0" in text
+    assert "40.6" in text and "uccess" not in text
+    (one,) = results.read_rows(Plan(tmp_path, "", {}, (runs[0],)), runs[:1])
+    assert one.interval[0] < 1100 < one.interval[1]
 
 
 @pytest.mark.parametrize(

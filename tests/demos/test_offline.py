@@ -147,6 +147,17 @@ def test_bad_transitions_are_named(tmp_path, changes, message):
         load_offline(tmp_path / "x.npz", reach_norm(), 4, 1.0, "can")
 
 
+def test_rewards_of_gym_tasks_may_be_anything(tmp_path):
+    arrays = transition_arrays() | {"rewards": np.linspace(-3, 40, 40)}
+    np.savez(tmp_path / "x.npz", **arrays)
+    found = load_offline(tmp_path / "x.npz", reach_norm(), 4, 0.0, "gym:Reach-v0")
+    np.testing.assert_array_equal(
+        found.transitions.reward, np.float32(arrays["rewards"])
+    )
+    with pytest.raises(UserError, match="holds rewards from -3 to 40"):
+        load_offline(tmp_path / "x.npz", reach_norm(), 4, 0.0, "can")
+
+
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     return random_policy(tmp_path_factory.mktemp("policy") / "policy")

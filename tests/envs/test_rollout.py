@@ -316,3 +316,52 @@ def test_a_time_limit_may_be_no_end_for_targets_but_is_one_for_the_episode():
         )
         transition = collector.step(np.zeros((1, 2, 1)))[0]
         assert transition.discount[0] == 0 and transition.ended[0]
+
+
+class FallingEnv(ScriptedEnv):
+    """Two control steps a chunk, reward 3 each; a fall after `falls` of them."""
+
+    def __init__(self, num_envs, falls, max_steps):
+        super().__init__(num_envs, [[0, 0]] * max_steps, max_steps)
+        self.falls = falls
+
+    def step(self, indices, actions):
+        left = self.falls - 2 * self.chunk[indices]
+        steps = np.minimum(left, 2).astype(np.int32)
+        result = super().step(indices, actions)
+        reward = 3.0 * (np.arange(2) < steps[:, None])
+        return result._replace(
+            reward=reward.astype(np.float32), terminated=left <= 2, steps=steps
+        )
+
+
+@pytest.mark.parametrize(
+    ("falls", "length", "total"), [(3, 3, 6), (4, 4, 8), (9, 6, 12)]
+)
+def test_an_episode_that_its_task_ends(falls, length, total):
+    """Of a fall within a chunk the rest is not executed and costs no offset."""
+    env = FallingEnv(2, falls, max_steps=6)
+    results = evaluate(env, still, np.array([5, 6], np.uint32), reward_offset=1.0)
+    for result in results:
+        assert (result.length, result.episode_return) == (length, total)
+        assert not result.fault and not result.success_any
+    assert len(env.stepped) == -(-length // 2)
+
+
+@pytest.mark.parametrize("past_limit", [False, True])
+def test_a_fall_is_the_end_and_the_time_limit_may_not_be(past_limit):
+    chunks = np.zeros((1, 2, 1))
+    options = {"bootstrap_at_time_limit": past_limit}
+    collector = Collector(FallingEnv(1, 3, 6), 0, 1.0, **options)
+    first, nothing, _ = collector.step(chunks)
+    last, ended, ends = collector.step(chunks)
+    assert (first.discount[0], first.ended[0], first.reward[0]) == (1, False, 4)
+    # one control step of 3, less the offset; what it led to, not the next episode
+    assert (last.discount[0], last.ended[0], last.reward[0]) == (0, True, 2)
+    np.testing.assert_array_equal(last.next_obs[0, 1], 2)
+    assert collector.obs[0, 1] == 0 and not nothing
+    assert (ended[0].length, ended[0].episode_return) == (3, 6)
+    assert ends.episode_return[0] == 6
+    collector = Collector(FallingEnv(1, 99, 4), 0, 1.0, **options)
+    _, (last, _, _) = collector.step(chunks), collector.step(chunks)
+    assert (last.discount[0], last.ended[0]) == (float(past_limit), True)

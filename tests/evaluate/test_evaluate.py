@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+from ml_collections import ConfigDict
 
 import dynvgd_jax
 from dynvgd_jax import load_agent
@@ -144,8 +145,8 @@ def test_untrained_critics_are_named(finished_run, tmp_path, capsys, caplog):
     load_agent(run_folder / "checkpoints" / older.name)
     (record,) = caplog.records
     assert record.message == (
-        f"checkpoint 0 of {run_folder} has untrained critics, which steer at random: it "
-        "was written before the first training call"
+        f"checkpoint 0 of {run_folder} has untrained critics, which steer at random: "
+        "it was written before the first training call"
     )
     caplog.clear()
     load_agent(run_folder / "checkpoints" / older.name, {"method": "base"})
@@ -177,11 +178,17 @@ def test_gain_by_hand(capsys):
         "base/randn": episodes(False, True, False, False),
         "dynvgd/randn": episodes(True, True, True, True),
     }
-    run._print_table(entries, found)
+    config = ConfigDict({"task": "can", "reward_offset": 1.0})
+    run._print_table(entries, found, config)
     assert "dynvgd/randn - base/randn: 0.750 [" in capsys.readouterr().out
     found["base/randn"] = episodes(*[False] * 4)
-    run._print_table(entries, found)
+    run._print_table(entries, found, config)
     assert "dynvgd/randn - base/randn: 1.000 success" in capsys.readouterr().out
+    # of returns, the offset of each control step given back: 5 longer, 5 more
+    found["base/randn"] = [r._replace(length=9) for r in found["dynvgd/randn"]]
+    config.task = "hopper"
+    run._print_table(entries, found, config)
+    assert "dynvgd/randn - base/randn: -5.000 return, paired" in capsys.readouterr().out
 
 
 def test_what_was_played_is_lost_neither_by_its_table_nor_by_a_full_disk(

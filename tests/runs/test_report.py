@@ -9,18 +9,18 @@ from rich.console import Console
 from scipy import stats
 
 from dynvgd_jax.core.types import EpisodeResult
-from dynvgd_jax.runs import report
+from dynvgd_jax.runs import intervals
+from dynvgd_jax.runs.intervals import episodes_interval, wilson
 from dynvgd_jax.runs.report import (
-    Summary,
     episodes_text,
     evaluation_line,
     mean_text,
     print_results,
     print_seed_means,
     success_text,
-    summarise,
-    wilson,
 )
+from dynvgd_jax.runs.summary import Summary, measures, shown, summarise
+from dynvgd_jax.runs.terminal import Progress
 
 
 def test_wilson_by_hand():
@@ -106,6 +106,76 @@ def test_a_finished_evaluation_in_one_line():
 def test_the_bootstrap_in_batches_draws_the_same(monkeypatch):
     values = np.random.default_rng(1).integers(-1, 2, 40).astype(float)
     whole = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0))
-    monkeypatch.setattr(report, "_BOOTSTRAP_VALUES", 280)  # 7 resamples at once
-    mean, *interval = report.episodes_interval(values)
+    monkeypatch.setattr(intervals, "_BOOTSTRAP_VALUES", 280)  # 7 resamples at once
+    mean, *interval = episodes_interval(values)
     assert mean == values.mean() and interval == list(whole.confidence_interval)
+
+
+def walks(returns, offset=0.0):
+    """Episodes of 10 control steps each."""
+    return [
+        EpisodeResult(i, False, False, r - 10 * offset, 10, False)
+        for i, r in enumerate(returns)
+    ]
+
+
+def printed(fn, *arguments):
+    console = Console(file=io.StringIO(), width=140)
+    fn(*arguments, console)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_tasks_without_success_show_return_and_score(offset):
+    """Whatever was subtracted from rewards is given back."""
+    results = walks([1000.0, 1200.0, 1400.0, 2400.0], offset)
+    options = {"task": "hopper", "reward_offset": offset}
+    found = summarise(7, "vgd/randn", results, **options)
+    mean, low, high = found.returns
+    assert mean == pytest.approx(1500) and 1000 < low < 1500 < high < 2400
+    own = np.array([1000.0, 1200.0, 1400.0, 2400.0])
+    assert (low, high) == pytest.approx(episodes_interval(own)[1:])
+    # (1500 + 20.272305) / 3254.572305
+    assert found.scores[0] == pytest.approx(46.711898)
+    line = evaluation_line(found, 5)
+    assert "vgd/randn: return 1500.0 [" in line and "score 46.7 [" in line
+    assert "success" not in line and "length 10" in line
+    text = printed(print_results, [found])
+    assert "1500.0 [" in text and "46.7 [" in text and "success" not in text.lower()
+    assert measures("eval", found)["eval/return"] == pytest.approx(1500)
+    assert measures("eval", found)["eval/normalized_score"] == found.scores[0]
+
+
+def test_a_return_without_a_reference_has_no_score():
+    found = summarise(0, "base/randn", walks([-5.0, -7.0]), task="gym:Pendulum-v1")
+    assert found.scores is None and found.returns[0] == -6
+    assert "score" not in evaluation_line(found, 5)
+    assert "eval/normalized_score" not in measures("eval", found)
+
+
+def test_seeds_of_tasks_without_success():
+    # returns 1000 and 1200: t interval 1100 +- 12.7062 * 100
+    each = {
+        seed: [summarise(9, "vgd/randn", walks([mean] * 3), task="hopper")]
+        for seed, mean in ((0, 1000.0), (1, 1200.0))
+    }
+    text = printed(print_seed_means, each)
+    assert "Return, mean of 2 seeds" in text
+    assert "1100.0 [-170.6, 2370.6]" in text and "1000.0 to 1200.0" in text
+    assert "34.4" in text  # the mean of 31.349 and 37.494
+
+
+def test_success_is_summed_up_as_before():
+    found = summarise(0, "base/randn", walks([1.0]), task="can", reward_offset=1.0)
+    assert found.returns is None and found.scores is None
+    assert measures("eval", found) == {"eval/success_rate": 0.0}
+
+
+def test_progress_shows_returns():
+    judged = {"task": "hopper", "reward_offset": 1.0}
+    progress = Progress(10, console=Console(file=io.StringIO()))
+    progress.update(5, **shown(walks([100.0, 300.0], 1.0), **judged))
+    assert "| return 200 |" in progress.line()
+    judged["task"] = "can"
+    progress.update(5, **shown(walks([100.0]), **judged))
+    assert "| success 0.00 |" in progress.line()

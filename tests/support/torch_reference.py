@@ -33,8 +33,9 @@ SQUARE = Sizes(23, 7, 4, 32, 1024, (512, 64), 100)
 class Block(nn.Module):
     """Pre-activation residual block."""
 
-    def __init__(self, width, norm):
+    def __init__(self, width, norm, act=nn.functional.mish):
         super().__init__()
+        self.act = act
         self.l1, self.l2 = nn.Linear(width, width), nn.Linear(width, width)
         if norm:
             self.norm1 = nn.LayerNorm(width, eps=1e-6)
@@ -42,8 +43,8 @@ class Block(nn.Module):
 
     def forward(self, x):
         norms = [getattr(self, n, nn.Identity()) for n in ("norm1", "norm2")]
-        y = self.l1(nn.functional.mish(norms[0](x)))
-        return x + self.l2(nn.functional.mish(norms[1](y)))
+        y = self.l1(self.act(norms[0](x)))
+        return x + self.l2(self.act(norms[1](y)))
 
 
 class Chain(nn.Module):
@@ -66,7 +67,11 @@ class Chain(nn.Module):
 
 
 class Net(nn.Module):
-    """DPPO's DiffusionMLP; `kind` holds the words "plain" and "norm", or neither."""
+    """DPPO's DiffusionMLP; `kind` holds the words "plain" and "norm", or neither.
+
+    With "relu", a residual trunk has that instead of Mish, as gym policies have; the
+    time embedding keeps Mish.
+    """
 
     def __init__(self, sizes, kind="residual"):
         super().__init__()
@@ -85,8 +90,10 @@ class Net(nn.Module):
             self.mlp_mean = Chain([first, width, width, width, flat], norm)
         else:
             self.mlp_mean = nn.Module()
+            act = nn.functional.relu if "relu" in kind else nn.functional.mish
+            block = Block(width, norm, act)
             self.mlp_mean.layers = nn.ModuleList(
-                [nn.Linear(first, width), Block(width, norm), nn.Linear(width, flat)]
+                [nn.Linear(first, width), block, nn.Linear(width, flat)]
             )
 
     def forward(self, x, t, obs):

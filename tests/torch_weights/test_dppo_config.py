@@ -61,7 +61,8 @@ def test_reads_past_interpolations(tmp_path):
         ("env: square", "square"),
         ("env: {n_envs: 50}", None),
         ("env_name: ${env}\nenv: can", "can"),
-        ("env_name: hopper-medium-v2\nenv: gym", None),
+        ("env_name: hopper-medium-v2\nenv: gym", "hopper"),
+        ("env_name: kitchen-mixed-v0\nenv: gym", None),
         ("env_name: lift\nenv: {n_envs: 50}", "lift"),
     ],
 )

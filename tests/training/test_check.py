@@ -273,7 +273,7 @@ def test_a_damaged_file_of_a_run_is_named(spoil, message):
 
 def test_names_of_choices_are_those_of_the_code():
     from dynvgd_jax.core.precision import PRECISIONS
-    from dynvgd_jax.envs.robosuite.tasks import TASKS
+    from dynvgd_jax.envs.base import task_names
     from dynvgd_jax.steering.critics.base import RANDOM_PAIR, REDUCERS
     from dynvgd_jax.steering.critics.kinds import CRITICS
     from dynvgd_jax.steering.dsrl_na import DISTILL_NOISES
@@ -286,7 +286,7 @@ def test_names_of_choices_are_those_of_the_code():
     from dynvgd_jax.training.replay_memory import MEMORIES
 
     choices = {
-        "task": TASKS,
+        "task": task_names(),
         "method": METHODS,
         "critic.kind": CRITICS,
         "replay.memory": MEMORIES,

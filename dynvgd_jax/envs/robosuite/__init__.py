@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from dynvgd_jax.core.fields import number, one_of
 from dynvgd_jax.core.normalize import Normalization
+from dynvgd_jax.envs.base import EnvSizes
 from dynvgd_jax.envs.robosuite.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -20,6 +21,11 @@ FIELDS = {"env.engine": one_of(ENGINES), "env.num_threads": number(0, 4096)}
 def task_names() -> tuple[str, ...]:
     """Returns the tasks' names in configurations."""
     return tuple(TASKS)
+
+
+def sizes(task: str) -> EnvSizes:
+    """Returns the sizes of one of `task_names`."""
+    return TASKS[task].sizes
 
 
 def make_env(

@@ -8,8 +8,14 @@ import numpy as np
 
 from dynvgd_jax.core.cores import usable_cores
 from dynvgd_jax.core.errors import StuckError, UserError
-from dynvgd_jax.core.normalize import Normalization, normalize_obs, unnormalize_action
+from dynvgd_jax.core.normalize import Normalization
 from dynvgd_jax.core.types import ChunkResult
+from dynvgd_jax.envs.chunks import (
+    check_scale,
+    checked_indices,
+    raw_actions,
+    scaled_obs,
+)
 from dynvgd_jax.envs.robosuite import ENGINES
 from dynvgd_jax.envs.robosuite.build import build_env, observe, reset_env
 from dynvgd_jax.envs.robosuite.headless import mujoco
@@ -60,7 +66,7 @@ class RobosuiteVectorEnv:
             raise UserError(f"unknown env.engine {engine!r}; use one of {ENGINES}")
         if num_envs < 1:
             raise UserError(f"num_envs is {num_envs}; expected at least 1")
-        self._check_sizes(normalization)
+        check_scale(normalization, self.task.sizes[:2], self.task.name)
         self.normalization = normalization
         self.num_envs = num_envs
         self.sizes = self.task.sizes
@@ -85,7 +91,7 @@ class RobosuiteVectorEnv:
 
         Returns the first observations [n, Do] float32.
         """
-        indices = self._check_indices(indices)
+        indices = checked_indices(indices, self.num_envs)
         self._check_idle(indices)
         if len(seeds) != len(indices):
             raise ValueError(f"{len(seeds)} seeds for {len(indices)} environments")
@@ -95,7 +101,7 @@ class RobosuiteVectorEnv:
             self._steppers[index].start()
             self._faulty[index] = False
             self._seeds[index], self._chunks[index] = seed, 0
-        return self._scaled_obs(indices)
+        return scaled_obs(self.normalization, self.raw_obs[indices])
 
     def step(self, indices: np.ndarray, actions: np.ndarray) -> ChunkResult:
         """Runs the chunks `actions [n, Ta, Da]`; any Ta >= 1 is allowed.
@@ -117,9 +123,10 @@ class RobosuiteVectorEnv:
         A second group of other environments may be started before the first is waited
         for, so that physics of one and decisions of the other overlap.
         """
-        indices = self._check_indices(indices)
+        indices = checked_indices(indices, self.num_envs)
         self._check_idle(indices)
-        actions = self._raw_actions(indices, actions)
+        dim = self.sizes.action_dim
+        actions = raw_actions(self.normalization, actions, len(indices), dim)
         futures = [
             None if self._faulty[i] else self._pool.submit(self._steppers[i].run, a)
             for i, a in zip(indices, actions)
@@ -142,10 +149,12 @@ class RobosuiteVectorEnv:
             else:
                 self.raw_obs[index] = outcome.obs
         return ChunkResult(
-            obs=self._scaled_obs(indices),
+            obs=scaled_obs(self.normalization, self.raw_obs[indices]),
             reward=np.array([o.reward for o in outcomes], np.float32),
             success=np.array([o.success for o in outcomes], bool),
             fault=np.array([o.fault for o in outcomes], bool),
+            terminated=np.zeros(len(outcomes), bool),  # robosuite ignores its `done`
+            steps=np.full(len(outcomes), length, np.int32),
         )
 
     def get_state(self) -> dict[str, np.ndarray]:
@@ -243,52 +252,8 @@ class RobosuiteVectorEnv:
                 "use env.engine=robosuite"
             ) from error
 
-    def _check_sizes(self, norm):
-        if norm is None:
-            return
-        found = (norm.obs_min.shape[0], norm.action_min.shape[0])
-        expected = (self.task.obs_dim, self.task.action_dim)
-        if found != expected:
-            raise UserError(
-                f"normalization has sizes (observation, action) {found}, task "
-                f"{self.task.name} needs {expected}; use the task's own file"
-            )
-
     def _check_idle(self, indices=None):
         """Refuses environments (None: all) that a background step is using."""
         for running, _, _ in self._pending:
             if indices is None or np.isin(indices, running).any():
                 raise RuntimeError("a step is running; call step_wait first")
-
-    def _check_indices(self, indices):
-        indices = np.asarray(indices)
-        if indices.ndim != 1 or len(np.unique(indices)) != len(indices):
-            raise ValueError(f"indices must be distinct numbers, found {indices}")
-        if len(indices) and not 0 <= indices.min() <= indices.max() < self.num_envs:
-            raise ValueError(f"indices {indices} outside 0..{self.num_envs - 1}")
-        return indices.astype(int)
-
-    def _raw_actions(self, indices, actions):
-        actions = np.asarray(actions)
-        shape = actions.shape
-        if (
-            len(shape) != 3
-            or shape[0] != len(indices)
-            or shape[1] < 1
-            or shape[2] != self.sizes.action_dim
-        ):
-            raise ValueError(
-                f"actions of shape {shape}, expected ({len(indices)}, Ta >= 1, "
-                f"{self.sizes.action_dim})"
-            )
-        if not np.isfinite(actions).all():
-            raise ValueError("actions hold NaN or infinite values")
-        if self.normalization is None:
-            return np.array(actions, np.float64, order="C")
-        return np.ascontiguousarray(unnormalize_action(self.normalization, actions))
-
-    def _scaled_obs(self, indices):
-        obs = self.raw_obs[indices]
-        if self.normalization is None:
-            return obs.astype(np.float32)
-        return normalize_obs(self.normalization, obs)

@@ -1,0 +1,13 @@
+"""Demonstrations for HalfCheetah by partly trained agents."""
+
+from ml_collections import ConfigDict
+
+from configs import hopper_demos
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """Returns the configuration; the preset "quick" collects a tenth."""
+    config = hopper_demos.get_config().unlock()
+    config.task = "halfcheetah"
+    config.agents = "data/halfcheetah_agent"
+    return hopper_demos.with_preset(config, preset)
