@@ -14,7 +14,7 @@ def get_config(preset: str = ""):
     config.network.hidden_dims = (1024, 1024, 1024)
     config.network.cond_dims = (512, 64)
     config = can_pretrain.with_preset(config, preset).unlock()
-    if preset in ("builtin", "flow"):
+    if preset == "builtin":
         # The package holds the snapshot after 20,000: imperfect, as it is meant to be.
         # Before that the gripper's turn across the handle is hardly learned.
         config.num_steps, config.eval.every_steps = 30_000, 10_000

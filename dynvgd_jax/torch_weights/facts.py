@@ -101,8 +101,9 @@ def gather(
         raise UserError(
             f"{source}: T is not said, the number of training timesteps, which tensors "
             "do not tell; give --num_train_timesteps (denoising_steps in the YAML of "
-            "its training) or --dppo_config=YAML. A wrong one ruins the policy, and "
-            "published Square policies exist with 20 and with 100"
+            "its training) or --dppo_config=YAML, or of a flow policy "
+            f"--policy_kind={FLOW}. A wrong one ruins the policy, and published Square "
+            "policies exist with 20 and with 100"
         )
     ft_steps = None
     if is_fine_tuned:

@@ -150,20 +150,20 @@ def test_times_are_uniform():
 
 @pytest.mark.usefixtures("polished_programs")
 def test_a_learned_flow_has_both_modes_in_their_shares():
-    """Actions are -0.6 in three of four chunks and 0.6 in the others, whatever is seen."""
+    """Actions are -0.6 in three of four chunks and 0.6 in the others."""
     net = DiffusionMLP(1, 1, 1, hidden_dims=(64, 64, 64))
     kind, spec = KINDS["flow_mlp"], Spec(net)
     actions = np.where(np.arange(400) % 4, -0.6, 0.6)[:, None]
     chunks = cloning.make_chunks(np.zeros((400, 1)), actions, np.array([400]), 1)
-    recipe = cloning.Recipe(num_steps=2000, learning_rate=3e-3, ema_decay=0.99)
-    update = jax.jit(cloning.make_update(kind, spec, recipe), static_argnums=3)
+    recipe = cloning.Recipe(num_steps=800, learning_rate=1e-2, ema_decay=0.9)
+    update = jax.jit(cloning.make_update(kind, spec, recipe))
     state = cloning.init_state(kind, spec, recipe, jax.random.key(0))
-    state, _ = update(state, jax.random.key(1), chunks, 2000)
+    state, _ = update(state, jax.random.key(1), chunks, 800)
     noise = jax.random.normal(jax.random.key(2), (4000, 1, 1))
     denoiser = kind.denoiser(spec, 20)
     run = jax.jit(lambda p, x: sample(denoiser, p, x, jnp.zeros((4000, 1))))
     x = np.asarray(run(state.ema_params, noise)).ravel()
-    assert np.mean(np.abs(np.abs(x) - 0.6) < 0.15) > 0.9
+    assert np.mean(np.abs(np.abs(x) - 0.6) < 0.2) > 0.9
     assert abs(np.mean(x > 0) - 0.25) < 0.04
 
 

@@ -136,7 +136,7 @@ def ddpm_decode(eps_fn, noise, obs, num_train_timesteps, step_noise):
 
 
 def flow_line(velocity_fn, x, t, obs):
-    """Velocity at time t towards the clean chunk, which is in [-1, 1]; and that chunk."""
+    """Velocity at time t towards the clean chunk in [-1, 1], and that chunk."""
     end = np.clip(x + (1 - t) * velocity_fn(x, t, obs), -1, 1)
     return (end - x) / (1 - t), end
 
