@@ -46,9 +46,8 @@ def trained(tmp_path_factory):
         f"--config.{name}={value}"
         for name, value in {
             "base_policy": folder / "pretrain/policy",
-            "method": "dynvgd",
-            "target_backup": "guided",
-            "guidance.candidates": 1,
+            "guidance.candidates": 4,
+            "target_proposals": 2,
             "guidance.scale": 0.05,
             "guidance.last_k": 1,
             "ddim_steps": 2,
