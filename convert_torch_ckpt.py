@@ -15,9 +15,10 @@ What a file holds, and the way back:
   python convert_torch_ckpt.py --to_torch=runs/square_torch --output=critics.zip
 
 What a policy's tensors cannot tell comes from --dppo_config=FILE.yaml, from flags
-(--task, --num_train_timesteps, --activation, --ft_denoising_steps) or from `td20` and
-`tdf10` in the file's path; one line says which. For a data set, --filter_key=KEY takes
-some episodes of a robomimic file, and --task says which task it must be of.
+(--task, --num_train_timesteps, --activation, --ft_denoising_steps, for a flow policy
+--policy_kind=flow_mlp) or from `td20`, `tdf10`, `reflow` in the file's path; one line
+says which. For a data set, --filter_key=KEY takes some episodes of a robomimic file,
+and --task says which task it must be of.
 docs/checkpoints.md explains all of it. --quiet prints errors and the result only, no
 notes; --version prints the program's version.
 Mistakes are answered with one line on stderr and exit code 2; nothing is written then.
@@ -86,6 +87,8 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("filter_key", "", "Episodes of a dataset.", **options)
     flags.DEFINE_enum("weights", None, ("ema", "model"), "Which.", **options)
     flags.DEFINE_enum("activation", None, ("mish", "relu"), "Trunk.", **options)
+    kinds = ("diffusion_mlp", "flow_mlp")
+    flags.DEFINE_enum("policy_kind", None, kinds, "What it is.", **options)
     flags.DEFINE_integer("num_train_timesteps", None, "T.", 2, 10_000, **options)
     flags.DEFINE_integer("ft_denoising_steps", None, "Last steps.", 1, **options)
 
@@ -194,6 +197,7 @@ def _convert_policy(values: flags.FlagValues) -> None:
         activation=values.activation,
         ft_denoising_steps=values.ft_denoising_steps,
         dppo_config=values.dppo_config,
+        policy_kind=values.policy_kind,
     )
     _report(values.output, result)
     steer = job(result.task, "ddim", f"--config.base_policy={values.output}")

@@ -13,8 +13,9 @@ import numpy as np
 from configs import can_pretrain, square_pretrain
 from dynvgd_jax.core.jax_start import run_on_devices
 from dynvgd_jax.diffusion import cloning
+from dynvgd_jax.diffusion.base import Spec
+from dynvgd_jax.diffusion.kinds import KINDS
 from dynvgd_jax.diffusion.network import DiffusionMLP
-from dynvgd_jax.diffusion.schedule import cosine_schedule
 
 STEPS, REPEATS = 50, 8
 
@@ -27,10 +28,10 @@ def main():
         config = module.get_config()
         network = DiffusionMLP(23, 7, 4, **config.network.to_dict())
         recipe = cloning.Recipe(config.num_steps, config.batch_size)
-        schedule = cosine_schedule(config.num_train_timesteps)
-        state = cloning.init_state(network, recipe, jax.random.key(0))
+        model = KINDS[config.policy_kind], Spec(network, config.num_train_timesteps)
+        state = cloning.init_state(*model, recipe, jax.random.key(0))
         update = functools.partial(
-            jax.jit(cloning.make_update(network, schedule, recipe), donate_argnums=0),
+            jax.jit(cloning.make_update(*model, recipe), donate_argnums=0),
             key=jax.random.key(1),
             chunks=chunks,
             num_steps=STEPS,

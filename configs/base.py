@@ -25,9 +25,14 @@ def get_config() -> ConfigDict:
     # "golden_ticket": one fixed start noise, nothing learned; "base": no guidance;
     # "dsrl_na", "dsrl_sac": an actor that learns the start noise.
     config.method = "dynvgd"
-    # The frozen diffusion policy: "builtin" or a folder that pretrain wrote.
+    # The frozen policy: "builtin" (a diffusion policy of the task), "builtin:NAME", or
+    # a folder that pretrain wrote.
     config.base_policy = "builtin"
-    # DDIM steps of every decode, at most the policy's training timesteps (20 or 100).
+    # Kind that it is meant to be, by which the fields of guidance were chosen:
+    # "diffusion_mlp" (published) or "flow_mlp", a rectified flow. Another is refused.
+    config.policy_kind = "diffusion_mlp"
+    # DDIM steps of every decode, at most the policy's training timesteps (20 or 100);
+    # of a flow Euler steps.
     config.ddim_steps = 8
     # Seed of everything that is drawn in training.
     config.seed = 0

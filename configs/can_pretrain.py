@@ -1,4 +1,4 @@
-"""A base diffusion policy for Can from demonstrations; Lift and Square start here."""
+"""A base policy for Can from demonstrations; Lift and Square start here."""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +8,8 @@ from dynvgd_jax.core.fields import apply_preset
 def get_config(preset: str = "") -> ConfigDict:
     """Returns the pre-training of Can; preset "builtin" made the packaged policies.
 
-    "DPPO" is the published pre-training code of the base policies.
+    Preset "flow" trains a flow policy instead of a diffusion. "DPPO" is the published
+    pre-training code of the base policies.
     """
     config = ConfigDict()
 
@@ -29,7 +30,10 @@ def get_config(preset: str = "") -> ConfigDict:
 
     # Actions per chunk (control steps). Published.
     config.chunk_len = 4
-    # Training timesteps T of the diffusion. Published.
+    # "diffusion_mlp" (published); "flow_mlp": a rectified flow, velocities instead of
+    # noise by the same network.
+    config.policy_kind = "diffusion_mlp"
+    # Training timesteps T of a diffusion; a flow has none. Published.
     config.num_train_timesteps = 20
     config.network = ConfigDict()
     # Width of the time embedding. Published.
@@ -76,7 +80,8 @@ def get_config(preset: str = "") -> ConfigDict:
     config.eval.num_envs = 25
     # Seed of the evaluation's resets and start noises.
     config.eval.seed = 1000
-    # DDIM steps of the decode, at most num_train_timesteps. Published for evaluation.
+    # Steps of the decode: DDIM's, at most num_train_timesteps, or Euler's of a flow.
+    # Published for evaluation.
     config.eval.ddim_steps = 8
     # Start noise: "randn" (as the policy was trained) or "tanh_randn".
     config.eval.noise = "randn"
@@ -96,7 +101,7 @@ def get_config(preset: str = "") -> ConfigDict:
 
 def with_preset(config: ConfigDict, preset: str) -> ConfigDict:
     """Returns the locked configuration after the preset."""
-    return apply_preset(config, preset, {"builtin": _builtin}).lock()
+    return apply_preset(config, preset, {"builtin": _builtin, "flow": _flow}).lock()
 
 
 def _builtin(config: ConfigDict) -> None:
@@ -108,3 +113,12 @@ def _builtin(config: ConfigDict) -> None:
     config.ema_every_steps = 1
     config.num_steps = 10_000
     config.eval.every_steps = 5_000
+
+
+def _flow(config: ConfigDict) -> None:
+    """A flow by a smaller network: minutes of one CPU core."""
+    _builtin(config)
+    config.policy_kind = "flow_mlp"
+    config.network.hidden_dims = (384, 384, 384)
+    config.batch_size = 128
+    config.num_steps, config.eval.every_steps = 12_000, 4_000

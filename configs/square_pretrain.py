@@ -1,4 +1,4 @@
-"""A base diffusion policy for Square from demonstrations."""
+"""A base policy for Square from demonstrations."""
 
 from configs import can_pretrain
 

@@ -121,7 +121,7 @@ def sharing_programs():
     def compile_once(config, policy, method, placement):
         names = [n for n in field_names(config) if not n.startswith(apart)]
         fields = [(name, get_field(config, name)) for name in names]
-        sizes = (policy.network, policy.num_train_timesteps, policy.ft_denoising_steps)
+        sizes = (policy.kind, policy.spec)
         leaves, tree = jax.tree.flatten(policy.params)
         weights = [(leaf.shape, leaf.tobytes()) for leaf in map(np.asarray, leaves)]
         hasty = jax.config.read("jax_disable_most_optimizations")

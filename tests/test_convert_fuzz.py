@@ -26,7 +26,7 @@ from dynvgd_jax.core.normalize import Normalization, save_normalization
 from dynvgd_jax.demos import hdf5
 from dynvgd_jax.demos.dataset import load_dataset
 from dynvgd_jax.demos.files import DemoEpisode, write_dppo, write_robomimic
-from dynvgd_jax.diffusion.policy import BASE, FINE_TUNED
+from dynvgd_jax.diffusion.diffusion_mlp import BASE, FINE_TUNED
 from dynvgd_jax.torch_weights.layouts import from_flax
 from tests.support import demonstrations as demos
 from tests.support import torch_reference as ref

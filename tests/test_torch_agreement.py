@@ -17,7 +17,8 @@ import torch
 from configs import base
 from dynvgd_jax.core.normalize import Normalization
 from dynvgd_jax.core.types import Transition
-from dynvgd_jax.diffusion.policy import BASE, FINE_TUNED, Policy
+from dynvgd_jax.diffusion.diffusion_mlp import BASE, FINE_TUNED
+from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.replay import ring as replay_lib
 from dynvgd_jax.steering.critics import td
 from dynvgd_jax.steering.critics.kinds import make_critic

@@ -2,10 +2,10 @@
 
 `x_k` is a noisy chunk before step k of K (k = 0 is the noisiest), `x0_hat` the step's
 estimate of the clean chunk. A policy of another kind is another `Denoiser`; steering
-knows nothing else of it.
+knows nothing else of it, policy files and pre-training its `Kind`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
@@ -30,6 +30,31 @@ class Denoiser(NamedTuple):
     # (prepared, x_{k+1}, x0, k, obs) -> x_{k+1} of clean chunk x0, whose noise the
     # network predicts at the x_{k+1} given, as the published guided step does
     renoise: Callable[[Any, Array, Array, int, Array], Array]
+
+
+class Spec(NamedTuple):
+    """What a policy is apart from its weights and its scale; hashable.
+
+    Functions that depend on it alone are compiled once for policies of other weights.
+    """
+
+    network: Any  # a module with obs_dim, action_dim, chunk_len, compared by value
+    num_train_timesteps: int = 0  # T of a diffusion; 0 where there is no such number
+    ft_denoising_steps: int = 0  # last steps by DPPO's fine-tuned network
+
+
+class Kind(NamedTuple):
+    """What tells one kind of policy from another, as pure functions."""
+
+    # (spec, K) -> the decode; UserError where it cannot take K steps
+    denoiser: Callable[[Spec, int], Denoiser]
+    # (spec, params, key, obs [B, Do], actions [B, Ta, Da]) -> loss [] of pre-training
+    loss: Callable[[Spec, Any, Array, Array, Array], Array]
+    init: Callable[[Spec, Array], Any]  # (spec, key) -> fresh parameters
+    describe: Callable[[Spec], dict[str, Any]]  # its part of policy.json, JSON values
+    # the inverse, other entries left aside, every size checked before memory is taken;
+    # KeyError, TypeError, ValueError or OverflowError where it describes none
+    read: Callable[[Mapping[str, Any]], Spec]
 
 
 def step(

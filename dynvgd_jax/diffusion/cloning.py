@@ -1,6 +1,7 @@
-"""Diffusion pre-training as pure functions: action chunks, loss, and gradient steps."""
+"""Pre-training of a policy as pure functions: action chunks and gradient steps."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,12 +13,9 @@ from jaxtyping import Float
 
 from dynvgd_jax.core.precision import with_precision
 from dynvgd_jax.diffusion.arrays import Array
-from dynvgd_jax.diffusion.ddpm import denoising_loss
-from dynvgd_jax.diffusion.network import DiffusionMLP, init_params
-from dynvgd_jax.diffusion.policy import make_eps_fn
-from dynvgd_jax.diffusion.schedule import Schedule
+from dynvgd_jax.diffusion.base import Kind, Spec
 
-# Draws behind the validation loss: chunk, timestep and noise, fixed for a run.
+# Draws behind the validation loss: chunk, time and noise, fixed for a run.
 VALIDATION_DRAWS = 4096
 
 
@@ -98,9 +96,9 @@ def learning_rate(recipe: Recipe) -> optax.Schedule:
     )
 
 
-def init_state(network: DiffusionMLP, recipe: Recipe, key: Array) -> CloningState:
+def init_state(kind: Kind, spec: Spec, recipe: Recipe, key: Array) -> CloningState:
     """Returns fresh weights, their mean equal to them, at step 0."""
-    params = init_params(network, key)
+    params = kind.init(spec, key)
     return CloningState(
         params=params,
         ema_params=jax.tree.map(jnp.copy, params),  # own buffers: both are donated
@@ -109,24 +107,22 @@ def init_state(network: DiffusionMLP, recipe: Recipe, key: Array) -> CloningStat
     )
 
 
-def make_update(network: DiffusionMLP, schedule: Schedule, recipe: Recipe) -> Callable:
+def make_update(kind: Kind, spec: Spec, recipe: Recipe) -> Callable:
     """Returns `update(state, key, chunks, num_steps) -> (state, mean loss [])`.
 
     `num_steps` gradient steps run inside one call. Step i draws its batch, uniform
-    with replacement, timesteps, and noise from `fold_in(key, i)`, so that cutting a
+    with replacement, times, and noise from `fold_in(key, i)`, so that cutting a
     training into calls differently changes nothing. (DPPO shuffles by epochs.)
     """
     optimizer = _optimizer(recipe)
-
-    def loss_fn(params, key, obs, actions):
-        return denoising_loss(make_eps_fn(network, params), schedule, key, obs, actions)
+    loss_fn = functools.partial(kind.loss, spec)
 
     def gradient_step(state, key, chunks):
         index_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
         index = jax.random.randint(
             index_key, (recipe.batch_size,), 0, chunks.starts.shape[0]
         )
-        obs, actions = take(chunks, index, network.chunk_len)
+        obs, actions = take(chunks, index, spec.network.chunk_len)
         loss, grads = jax.value_and_grad(loss_fn)(state.params, loss_key, obs, actions)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -154,14 +150,14 @@ def make_update(network: DiffusionMLP, schedule: Schedule, recipe: Recipe) -> Ca
 
 
 def make_validation(
-    network: DiffusionMLP,
-    schedule: Schedule,
+    kind: Kind,
+    spec: Spec,
     chunks: Chunks,
     key: Array,
     *,
     precision: str = "float32",
 ) -> Callable[[Any], jax.Array]:
-    """Returns `params -> loss []` on a fixed draw of chunks, timesteps, and noise.
+    """Returns `params -> loss []` on a fixed draw of chunks, times, and noise.
 
     The draw depends on `key` alone, so that losses of different steps compare.
     `precision` is of matrix products, a key of `core.precision.PRECISIONS`.
@@ -169,11 +165,10 @@ def make_validation(
     index_key, loss_key = jax.random.split(key)
     count = len(chunks.starts)
     index = jax.random.randint(index_key, (VALIDATION_DRAWS,), 0, count)
-    obs, actions = take(chunks, index, network.chunk_len)
+    obs, actions = take(chunks, index, spec.network.chunk_len)
 
     def loss(params, obs, actions):
-        eps_fn = make_eps_fn(network, params)
-        return denoising_loss(eps_fn, schedule, loss_key, obs, actions)
+        return kind.loss(spec, params, loss_key, obs, actions)
 
     validate = jax.jit(with_precision(loss, precision))
     return lambda params: validate(params, obs, actions)

@@ -16,7 +16,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 
 from dynvgd_jax.diffusion.arrays import Array
 from dynvgd_jax.diffusion.network import Dense, DiffusionMLP
@@ -29,7 +29,7 @@ class FrozenMLP(DiffusionMLP):
     def __call__(
         self,
         x_t: Float[Array, "b ta da"],
-        t: Int[Array, "*b"],
+        t: Real[Array, "*b"],
         obs: Float[Array, "b do"],
     ) -> Float[Array, "b ta da"]:
         """Returns `eps_hat` `[B, Ta, Da]`; arguments as `DiffusionMLP`'s."""

@@ -1,4 +1,4 @@
-"""The noise-predicting network of DPPO's MLP policies (`DiffusionMLP`)."""
+"""The network of DPPO's MLP policies (`DiffusionMLP`): of noise, or of velocities."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 
 from dynvgd_jax.core.precision import matmul
 from dynvgd_jax.diffusion.arrays import Array
@@ -60,7 +60,7 @@ def _layer_norm(eps, name):
     return nn.LayerNorm(epsilon=eps, use_fast_variance=False, name=name)
 
 
-def sinusoidal_embedding(t: Int[Array, "b"], dim: int) -> Float[Array, "b {dim}"]:
+def sinusoidal_embedding(t: Real[Array, "b"], dim: int) -> Float[Array, "b {dim}"]:
     """`[sin(t * f), cos(t * f)]`, f = exp(-j * ln(10000) / (dim / 2 - 1))."""
     half = dim // 2
     frequencies = np.exp(np.arange(half) * -(math.log(10000) / (half - 1)))
@@ -69,7 +69,7 @@ def sinusoidal_embedding(t: Int[Array, "b"], dim: int) -> Float[Array, "b {dim}"
 
 
 class DiffusionMLP(nn.Module):
-    """Predicts the noise in an action chunk from (x_t, t, obs).
+    """Predicts the noise in an action chunk, or its velocity, from (x_t, t, obs).
 
     The trunk's input is `[x_t flattened, time embedding, encoded obs]`. The time
     embedding always uses Mish; trunk and observation encoder use `activation`.
@@ -116,15 +116,15 @@ class DiffusionMLP(nn.Module):
     def __call__(
         self,
         x_t: Float[Array, "b ta da"],
-        t: Int[Array, "*b"],
+        t: Real[Array, "*b"],
         obs: Float[Array, "b do"],
     ) -> Float[Array, "b ta da"]:
         """Returns `eps_hat` `[B, Ta, Da]`.
 
         Args:
           x_t: noisy action chunks `[B, Ta, Da]`.
-          t: training timestep `[B]`, or `[]` where it is the same for the whole
-            batch (the embedding is then computed for one row).
+          t: training timestep `[B]` (a flow's time, float), or `[]` where it is the
+            same for the whole batch (the embedding is then computed for one row).
           obs: normalised observations `[B, Do]`.
         """
         x, time, condition = self._inputs(x_t, t, obs)
@@ -212,6 +212,15 @@ def read_network(fields: dict[str, Any]) -> DiffusionMLP:
     if type(network.residual) is not bool or type(network.layer_norm) is not bool:
         raise ValueError("residual and layer_norm, expected true or false")
     return network
+
+
+def bind(network: nn.Module, params: Any) -> Callable[[Array, Array, Array], Array]:
+    """Binds `params`; the result takes `(x_t, t, obs)` with t `[]` or `[B]`."""
+
+    def predict(x_t, t, obs):
+        return network.apply({"params": params}, x_t, t, obs)
+
+    return predict
 
 
 def param_shapes(network: DiffusionMLP) -> Any:

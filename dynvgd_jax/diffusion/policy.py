@@ -1,12 +1,8 @@
-"""A frozen diffusion policy: weights with everything needed to use them.
-
-A policy fine-tuned by DPPO has two networks of one architecture: the base for the early
-and the fine-tuned one for the last denoising steps.
-"""
+"""A frozen policy of any kind: weights with everything needed to use them."""
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,42 +13,37 @@ from dynvgd_jax.core.normalize import Normalization
 from dynvgd_jax.core.precision import with_precision
 from dynvgd_jax.diffusion import base
 from dynvgd_jax.diffusion.arrays import Array
-from dynvgd_jax.diffusion.base import Denoiser, EpsFn
-from dynvgd_jax.diffusion.ddim import make_ddim
+from dynvgd_jax.diffusion.base import Denoiser, Spec
 from dynvgd_jax.diffusion.ddpm import ddpm_decode
-from dynvgd_jax.diffusion.frozen import freeze
-from dynvgd_jax.diffusion.network import DiffusionMLP, param_shapes
-from dynvgd_jax.diffusion.schedule import (
-    DDIMSchedule,
-    Schedule,
-    cosine_schedule,
-    ddim_schedule,
-)
-
-# The two trees of a fine-tuned policy's parameters.
-BASE, FINE_TUNED = "base", "fine_tuned"
+from dynvgd_jax.diffusion.diffusion_mlp import decode_eps_fn, schedule_of
+from dynvgd_jax.diffusion.kinds import FIRST_KIND, KINDS
+from dynvgd_jax.diffusion.schedule import Schedule
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
     """Weights with everything needed to use them; observations are normalised."""
 
-    kind: ClassVar[str] = "diffusion_mlp"  # see policy_files.KINDS
-
-    network: DiffusionMLP
-    # Flax parameters, see `network.init_params`; where ft_denoising_steps > 0 two such
-    # trees, {"base": ..., "fine_tuned": ...}.
+    network: Any  # of its kind: a DiffusionMLP, unless it is a kind of your own
+    # Flax parameters; where ft_denoising_steps > 0 two such trees, {"base": ...,
+    # "fine_tuned": ...}.
     params: Any
-    num_train_timesteps: int  # T
+    num_train_timesteps: int  # T; 0 of a flow
     normalization: Normalization
     task: str
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)  # JSON values
     ft_denoising_steps: int = 0  # last denoising steps by the fine-tuned network
+    kind: str = FIRST_KIND  # a name of kinds.KINDS
+
+    @property
+    def spec(self) -> Spec:
+        """All of it but its weights and its scale."""
+        return Spec(self.network, self.num_train_timesteps, self.ft_denoising_steps)
 
     @functools.cached_property
     def schedule(self) -> Schedule:
         """The noise schedule of training; UserError where T is below 2."""
-        return cosine_schedule(self.num_train_timesteps)
+        return schedule_of(self.spec)
 
     @property
     def obs_dim(self) -> int:
@@ -70,10 +61,10 @@ class Policy:
         """Returns the decode of K = `ddim_steps` steps, see `base.Denoiser`.
 
         Raises:
-          UserError: K is not in 1 .. T, or the fine-tuned network's steps are more.
+          UserError: the policy does not take K steps: of a diffusion it is not in
+            1 .. T, or the fine-tuned network's steps are more.
         """
-        statics = (self.network, self.schedule, self.ft_denoising_steps, ddim_steps)
-        return make_denoiser(*statics)
+        return KINDS[self.kind].denoiser(self.spec, ddim_steps)
 
     def sample(
         self,
@@ -83,21 +74,21 @@ class Policy:
         *,
         precision: str = "float32",
     ) -> Float[Array, "b ta da"]:
-        """Returns normalised action chunks `[B, Ta, Da]`: DDIM from exactly `noise`.
+        """Returns normalised action chunks `[B, Ta, Da]`, decoded from exactly `noise`.
 
         Args:
           obs: normalised observations `[B, Do]`.
           noise: start of the decode `[B, Ta, Da]`.
-          ddim_steps: K, 1 to T.
+          ddim_steps: K, of a diffusion 1 to T.
           precision: of matrix products, a key of `core.precision.PRECISIONS`.
 
         Raises:
           ValueError: a shape is wrong.
-          UserError: `ddim_steps` is not in 1 .. T.
+          UserError: see `denoiser`.
         """
         obs, noise = self._checked(obs, noise)
-        statics = (self.network, self.schedule, self.ft_denoising_steps, precision)
-        return _sample(*statics, ddim_steps, self.params, obs, noise)
+        statics = (KINDS[self.kind], self.spec, precision, ddim_steps)
+        return _sample(*statics, self.params, obs, noise)
 
     def sample_ddpm(
         self,
@@ -113,10 +104,11 @@ class Policy:
 
         Raises:
           ValueError: a shape is wrong.
+          UserError: it is no diffusion.
         """
+        self.require_kind(FIRST_KIND)
         obs, noise = self._checked(obs, noise)
-        statics = (self.network, self.schedule, self.ft_denoising_steps, precision)
-        return _sample_ddpm(*statics, self.params, obs, noise, key)
+        return _sample_ddpm(self.spec, precision, self.params, obs, noise, key)
 
     def _checked(self, obs, noise) -> tuple[Array, Array]:
         obs = jnp.asarray(obs, jnp.float32)
@@ -132,6 +124,15 @@ class Policy:
                 f"(B, {self.obs_dim}) and (B, {expected[0]}, {expected[1]})"
             )
         return obs, noise
+
+    def require_kind(self, kind: str) -> None:
+        """Raises UserError where the policy is of another kind than a run expects."""
+        if self.kind != kind:
+            raise UserError(
+                f"found a base policy of kind {self.kind!r}, expected {kind!r}; set "
+                f"base_policy to one of that kind, or policy_kind to {self.kind!r} "
+                "where the rest of the configuration is meant for it"
+            )
 
     def require_task(self, task: str) -> None:
         """Raises UserError where the policy was made for another task.
@@ -156,78 +157,18 @@ class Policy:
             )
 
 
-def make_eps_fn(network: DiffusionMLP, params: Any) -> EpsFn:
-    """Binds `params`; the result takes `(x_t, t, obs)` with t `[]` or `[B]`."""
-
-    def eps_fn(x_t, t, obs):
-        return network.apply({"params": params}, x_t, t, obs)
-
-    return eps_fn
-
-
-def decode_eps_fn(
-    network: DiffusionMLP, params: Any, fine_tuned_below_t: int = 0
-) -> EpsFn:
-    """Binds `params` for a decode, folded; the result takes `(x_t, t, obs)`, t `[]`.
-
-    With `fine_tuned_below_t > 0`, `params` holds two trees, and steps with t below that
-    number are the fine-tuned network's.
-    """
-    if not fine_tuned_below_t:
-        return make_eps_fn(*freeze(network, params))
-    late = make_eps_fn(*freeze(network, params[FINE_TUNED]))
-    early = make_eps_fn(*freeze(network, params[BASE]))
-
-    def eps_fn(x_t, t, obs):
-        return jax.lax.cond(t < fine_tuned_below_t, late, early, x_t, t, obs)
-
-    return eps_fn
-
-
-def _fine_tuned_below_t(ft_steps: int, schedule: DDIMSchedule | None) -> int:
-    """DPPO counts DDIM steps from the end, DDPM steps as timesteps."""
-    if ft_steps == 0 or schedule is None:
-        return ft_steps
-    if ft_steps > schedule.num_steps:
-        raise UserError(
-            f"the fine-tuned network covers the last {ft_steps} denoising steps, found "
-            f"ddim_steps = {schedule.num_steps}; give at least {ft_steps}, or convert "
-            "the policy again with the --ft_denoising_steps that these are fine-tuned "
-            "for"
-        )
-    return int(schedule.t[-ft_steps]) + 1
-
-
-def param_template(network: DiffusionMLP, ft_denoising_steps: int) -> Any:
-    """Returns the tree of a policy's parameters as shapes and dtypes."""
-    shapes = param_shapes(network)
-    return {BASE: shapes, FINE_TUNED: shapes} if ft_denoising_steps else shapes
-
-
-def make_denoiser(
-    network: DiffusionMLP, schedule: Schedule, ft_denoising_steps: int, ddim_steps: int
-) -> Denoiser:
-    """Returns the DDIM decode of a network; see `Policy.denoiser`."""
-    steps = ddim_schedule(schedule, ddim_steps)
-    below = _fine_tuned_below_t(ft_denoising_steps, steps)
-    make = functools.partial(decode_eps_fn, network, fine_tuned_below_t=below)
-    return make_ddim(make, steps)
-
-
 # At module level: policies that differ in weights only share the compilation.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _sample(network, schedule, ft_steps, precision, ddim_steps, params, obs, noise):
-    denoiser = make_denoiser(network, schedule, ft_steps, ddim_steps)
-    decode = functools.partial(base.sample, denoiser)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _sample(kind, spec, precision, ddim_steps, params, obs, noise):
+    decode = functools.partial(base.sample, kind.denoiser(spec, ddim_steps))
     return with_precision(decode, precision)(params, noise, obs)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _sample_ddpm(network, schedule, ft_steps, precision, params, obs, noise, key):
-    below = _fine_tuned_below_t(ft_steps, None)
-
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _sample_ddpm(spec, precision, params, obs, noise, key):
     def decode(params, obs, noise, key):
-        eps_fn = decode_eps_fn(network, params, below)
-        return ddpm_decode(eps_fn, schedule, key, noise, obs)
+        # DPPO counts fine-tuned DDPM steps as timesteps
+        eps_fn = decode_eps_fn(spec.network, params, spec.ft_denoising_steps)
+        return ddpm_decode(eps_fn, schedule_of(spec), key, noise, obs)
 
     return with_precision(decode, precision)(params, obs, noise, key)

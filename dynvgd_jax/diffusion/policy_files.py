@@ -1,15 +1,16 @@
 """Policy folders: `policy.json`, `weights/` and DPPO's `normalization.npz`.
 
-`policy.json` names the kind of policy, its architecture, T, task, provenance and the
-versions of the tools. Another kind of policy is one file and one line of `KINDS`.
+`policy.json` names the kind of policy (`kinds.py`), what its kind says of it
+(architecture, T), task, provenance and the versions of the tools.
 """
 
+import functools
 import importlib.metadata
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from dynvgd_jax.core.command_line import expand
@@ -18,39 +19,19 @@ from dynvgd_jax.core.fields import anything, number
 from dynvgd_jax.core.normalize import load_normalization, save_normalization
 from dynvgd_jax.core.observation import warn_of_constants
 from dynvgd_jax.core.untrusted import load_json
-from dynvgd_jax.diffusion.network import network_fields, read_network
-from dynvgd_jax.diffusion.policy import Policy, param_template
+from dynvgd_jax.diffusion.base import Kind
+from dynvgd_jax.diffusion.kinds import FIRST_KIND, KINDS
+from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.runs.checkpoint import restore_tree, save_tree
 from dynvgd_jax.runs.durable import new_folder
 
 FORMAT_VERSION = 1
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUILTIN_PREFIX = "builtin:"
-# Far above any policy; what a damaged or hostile file may ask for.
-MAX_TRAIN_TIMESTEPS = 100_000
 DESCRIPTION = "policy.json"
 _WEIGHTS = "weights"
 _NORMALIZATION = "normalization.npz"
-_FT_STEPS = "ft_denoising_steps"
 _VERSIONED = ("jax", "flax", "numpy", "orbax-checkpoint")
-
-
-class Kind(NamedTuple):
-    """How a kind of policy is described in `policy.json`, and made from it."""
-
-    # (network, params, T, normalization, task, metadata, ft_denoising_steps) -> policy
-    policy: Callable[..., Policy]
-    describe: Callable[[Any], dict[str, Any]]  # network -> JSON values
-    read_network: Callable[[dict[str, Any]], Any]  # the inverse; checks every size
-    # (network, ft_denoising_steps) -> parameters as shapes and dtypes
-    template: Callable[[Any, int], Any]
-
-
-# `Policy.kind` -> how it is read. Older folders name none and are the first.
-KINDS = {
-    "diffusion_mlp": Kind(Policy, network_fields, read_network, param_template),
-}
-_FIRST_KIND = "diffusion_mlp"
 
 FIELDS = {"base_policy": anything, "ddim_steps": number(1, 100)}
 
@@ -65,13 +46,10 @@ def save_policy(folder: str | Path, policy: Policy) -> None:
         "format_version": FORMAT_VERSION,
         "kind": policy.kind,
         "task": policy.task,
-        "num_train_timesteps": policy.num_train_timesteps,
-        "network": KINDS[policy.kind].describe(policy.network),
+        **KINDS[policy.kind].describe(policy.spec),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
         "metadata": policy.metadata,
     }
-    if policy.ft_denoising_steps:
-        description[_FT_STEPS] = policy.ft_denoising_steps
     try:
         with new_folder(folder) as partial:
             save_tree(partial / _WEIGHTS, policy.params)
@@ -98,20 +76,13 @@ def load_policy(source: str | Path) -> Policy:
                 f"{description['format_version']!r}, expected {FORMAT_VERSION}; "
                 "convert or train the policy again with this version"
             )
-        kind = _kind(folder / DESCRIPTION, description.get("kind", _FIRST_KIND))
-        network = kind.read_network(description["network"])
-        num_train = description["num_train_timesteps"]
-        if type(num_train) is not int or not 2 <= num_train <= MAX_TRAIN_TIMESTEPS:
-            raise ValueError(
-                f"num_train_timesteps {num_train!r}, expected a number that is at "
-                f"least 2 and at most {MAX_TRAIN_TIMESTEPS}"
-            )
+        name = description.get("kind", FIRST_KIND)
+        kind = _kind(folder / DESCRIPTION, name)
+        spec = kind.read(description)
         task = str(description["task"])
         metadata = dict(description["metadata"])
-        ft_steps = int(description.get(_FT_STEPS, 0))  # only fine-tuned ones have it
-        if not 0 <= ft_steps <= num_train:
-            raise ValueError(f"{_FT_STEPS} {ft_steps}")
-        template = kind.template(network, ft_steps)
+        init = functools.partial(kind.init, spec)
+        template = jax.eval_shape(init, jax.random.key(0))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{folder / DESCRIPTION} does not describe a policy ({error!r}); "
@@ -121,21 +92,31 @@ def load_policy(source: str | Path) -> Policy:
     normalization = load_normalization(folder / _NORMALIZATION)
     warn_of_constants(normalization, task, f"the {task} policy's scale")
     sizes = (len(normalization.obs_min), len(normalization.action_min))
-    if sizes != (network.obs_dim, network.action_dim):
+    expected = (spec.network.obs_dim, spec.network.action_dim)
+    if sizes != expected:
         raise UserError(
             f"{folder / _NORMALIZATION} has {sizes} observation and action entries, "
-            f"expected {(network.obs_dim, network.action_dim)} as in {DESCRIPTION}; "
+            f"expected {expected} as in {DESCRIPTION}; "
             "put the file of this policy's own data set there"
         )
-    parts = (network, params, num_train, normalization, task, metadata, ft_steps)
-    return kind.policy(*parts)
+    return Policy(
+        network=spec.network,
+        params=params,
+        num_train_timesteps=spec.num_train_timesteps,
+        normalization=normalization,
+        task=task,
+        metadata=metadata,
+        ft_denoising_steps=spec.ft_denoising_steps,
+        kind=name,
+    )
 
 
 def _kind(path: Path, name: Any) -> Kind:
     if not isinstance(name, str) or name not in KINDS:
         raise UserError(
             f"{path}: found a policy of kind {name!r}, expected one of "
-            f"{', '.join(KINDS)}; a newer version of this program may read it"
+            f"{', '.join(KINDS)}; a newer version of this program may read it, or a "
+            "file that adds this kind (docs/own_policy.md)"
         )
     return KINDS[name]
 

@@ -1,4 +1,4 @@
-"""Reads from a DPPO YAML what a checkpoint's tensors cannot tell."""
+"""Reads from a YAML of DPPO or ReinFlow what a checkpoint's tensors cannot tell."""
 
 import re
 from pathlib import Path
@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 import yaml
 
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.diffusion.kinds import FIRST_KIND
 from dynvgd_jax.diffusion.network import ACTIVATIONS, DiffusionMLP
 from dynvgd_jax.envs.base import task_names
 
+# The kind of ReinFlow's pre-trained policies, whose network is DPPO's.
+FLOW = "flow_mlp"
 MAX_BYTES = 64 * 2**10  # published ones have some 4 KB
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _D4RL = re.compile(r"^(\w+)-.*v\d+$")  # hopper-medium-v2 is task hopper's
@@ -46,6 +49,7 @@ class DppoConfig(NamedTuple):
     activation: str | None  # of the trunk
     ft_denoising_steps: int | None  # None also for 0
     sizes: dict[str, Any]  # DPPO's name -> value, what tensors tell as well
+    policy_kind: str | None = None  # by the model's class
 
 
 def read_dppo_config(path: str | Path) -> DppoConfig:
@@ -67,6 +71,7 @@ def read_dppo_config(path: str | Path) -> DppoConfig:
     _require(path, get, "cond_steps", (None, 1))
     steps = _count(path, get, "denoising_steps", 2, 10_000)
     ft_steps = _count(path, get, "ft_denoising_steps", 0, 10_000)
+    kind = _kind(path, get("model._target_"))
     activation = get(f"{network}.activation_type")
     if get(network) is not None:
         activation = activation or "Mish"
@@ -87,6 +92,7 @@ def read_dppo_config(path: str | Path) -> DppoConfig:
         activation=str(activation).lower() if activation else None,
         ft_denoising_steps=ft_steps or None,
         sizes={name: value for name, value in sizes.items() if _is_said(value)},
+        policy_kind=kind,
     )
 
 
@@ -200,6 +206,21 @@ def _require(path: Path, get, name: str, allowed: tuple) -> None:
             f"{path}: {name} is {value!r:.60}, expected {allowed[-1]}: other policies "
             "are not supported"
         )
+
+
+def _kind(path: Path, model: Any) -> str | None:
+    """The kind of policy whose class `model._target_` is; None where it is unsaid."""
+    package = re.match(r"model\.(diffusion|flow)\.", str(model))
+    if package is None:
+        return None
+    if package[1] == "diffusion":
+        return FIRST_KIND
+    if not str(model).endswith(".ReFlow"):
+        raise UserError(
+            f"{path}: model._target_ is {model!r:.60}, expected a diffusion or "
+            "model.flow.reflow.ReFlow: other policies are not supported"
+        )
+    return FLOW
 
 
 def _require_activation(path: Path, name: str, value: Any) -> None:

@@ -7,13 +7,16 @@ from typing import Any, NamedTuple
 
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.scores import REFERENCES
+from dynvgd_jax.diffusion.kinds import FIRST_KIND
 from dynvgd_jax.diffusion.network import ACTIVATIONS
 from dynvgd_jax.envs.base import task_names
-from dynvgd_jax.torch_weights.dppo_config import DppoConfig
+from dynvgd_jax.torch_weights.dppo_config import FLOW, DppoConfig
 
 # Under this key our own .pt files carry them.
 CARRIED = "dynvgd_jax"
 MAX_TIMESTEPS = 10_000
+# Kinds whose network is DPPO's; its tensors look the same in both.
+POLICY_KINDS = (FIRST_KIND, FLOW)
 # Fact -> what stands for it in the names of DPPO's folders: `..._ta4_td20_tdf10`.
 _IN_PATH = {"num_train_timesteps": "td", "ft_denoising_steps": "tdf"}
 
@@ -32,17 +35,18 @@ class Facts(NamedTuple):
     """Everything about a policy that is not in its tensors."""
 
     task: Fact
-    num_train_timesteps: Fact  # T
+    num_train_timesteps: Fact | None  # T; a flow has none
     activation: Fact  # of the trunk
     ft_denoising_steps: Fact | None  # of fine-tuned files only
     notes: list[str]  # contradictions that were decided, one line each
+    policy_kind: Fact  # diffusion or flow
 
     def line(self) -> str:
         """One line that says all of them."""
-        text = (
-            f"task {self.task}, T = {self.num_train_timesteps}, activation "
-            f"{self.activation}"
-        )
+        steps = self.num_train_timesteps
+        text = f"task {self.task}, "
+        text += f"{self.policy_kind}" if steps is None else f"T = {steps}"
+        text += f", activation {self.activation}"
         if self.ft_denoising_steps is not None:
             text += f", fine-tuned for the last steps: {self.ft_denoising_steps}"
         return text
@@ -88,16 +92,21 @@ def gather(
             f"the path of {source.name} names {' and '.join(named)}, but the task is "
             f"{task}; Can's and Square's sizes are equal, so that nothing else tells"
         )
+    kind = _kind(fact("policy_kind"), source, notes)
+    usual = "relu" if task.value in REFERENCES else "mish"
+    activation = fact("activation") or Fact(usual, "DPPO's default, nobody says")
+    if kind.value == FLOW:
+        _require_flow(source, kind, carried, flags, is_fine_tuned)
+        return Facts(task, None, activation, None, notes, kind)
     steps = fact("num_train_timesteps")
     if steps is None:
         raise UserError(
             f"{source}: T is not said, the number of training timesteps, which tensors "
             "do not tell; give --num_train_timesteps (denoising_steps in the YAML of "
-            "its training) or --dppo_config=YAML. A wrong one ruins the policy, and "
-            "published Square policies exist with 20 and with 100"
+            "its training) or --dppo_config=YAML, or of a flow policy "
+            f"--policy_kind={FLOW}. A wrong one ruins the policy, and published Square "
+            "policies exist with 20 and with 100"
         )
-    usual = "relu" if task.value in REFERENCES else "mish"
-    activation = fact("activation") or Fact(usual, "DPPO's default, nobody says")
     ft_steps = None
     if is_fine_tuned:
         ft_steps = fact("ft_denoising_steps")
@@ -110,7 +119,39 @@ def gather(
     elif flags.get("ft_denoising_steps") is not None:
         # What a YAML says of a fine-tuning that is yet to come does not matter.
         raise UserError(f"{source} is not fine-tuned; drop --ft_denoising_steps")
-    return Facts(task, steps, activation, ft_steps, notes)
+    return Facts(task, steps, activation, ft_steps, notes, kind)
+
+
+def _kind(said: Fact | None, source: Path, notes: list[str]) -> Fact:
+    """The kind of policy; ReinFlow's folders are called `..._pre_reflow_mlp_...`."""
+    in_path = any("reflow" in words for words in _words(source))
+    if said is None and in_path:
+        return Fact(FLOW, "reflow in its path")
+    if said is not None and in_path and said.value != FLOW:
+        notes.append(f"the path of {source.name} names reflow, but the kind is {said}")
+    return said or Fact(FIRST_KIND, "DPPO's, nobody says")
+
+
+def _require_flow(
+    source: Path,
+    kind: Fact,
+    carried: Mapping[str, Any],
+    flags: Mapping[str, Any],
+    is_fine_tuned: bool,
+) -> None:
+    """Raises UserError where something is said that no flow policy has."""
+    for name in ("num_train_timesteps", "ft_denoising_steps"):
+        if flags.get(name) is not None:
+            raise UserError(
+                f"found --{name}={flags[name]}, but the kind is {kind}, which has no "
+                "such number; drop the one that is wrong"
+            )
+    if is_fine_tuned or "num_train_timesteps" in carried:
+        found = "two networks" if is_fine_tuned else "a number of training timesteps"
+        raise UserError(
+            f"{source} has {found}, as a diffusion, but the kind is {kind}; drop "
+            "what says so"
+        )
 
 
 def check_carried(source: str | Path, content: Any) -> dict[str, Any]:
@@ -124,6 +165,7 @@ def check_carried(source: str | Path, content: Any) -> dict[str, Any]:
         "task": lambda v: type(v) is str and (v in task_names() or ":" in v),
         "num_train_timesteps": lambda v: type(v) is int and 2 <= v <= MAX_TIMESTEPS,
         "activation": lambda v: v in ACTIVATIONS,
+        "policy_kind": lambda v: v in POLICY_KINDS,
         "ft_denoising_steps": lambda v: type(v) is int and 1 <= v <= MAX_TIMESTEPS,
     }
     known = isinstance(values, Mapping) and not set(values) - set(ranges)

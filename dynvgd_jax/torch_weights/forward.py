@@ -24,7 +24,10 @@ def predict_noise(
     t: torch.Tensor,
     obs: torch.Tensor,
 ) -> torch.Tensor:
-    """Returns eps `[B, Ta, Da]` for `x_t [B, Ta, Da]`, `t [B]`, `obs [B, Do]`."""
+    """Returns eps `[B, Ta, Da]` for `x_t [B, Ta, Da]`, `t [B]`, `obs [B, Do]`.
+
+    Of a flow policy it is the velocity, and t its time.
+    """
     act = _ACTIVATIONS[activation]
 
     def linear(x, name):

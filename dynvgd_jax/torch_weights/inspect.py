@@ -51,7 +51,9 @@ def describe(
     except UserError as error:
         lines.append(f"architecture: {error}")
     said_here = ", ".join(f"{k} {v}" for k, v in checkpoint.carried.items())
-    lines.append(f"tensors do not tell task, T, activation; said: {said_here or '-'}")
+    lines.append(
+        f"tensors do not tell kind, task, T, activation; said: {said_here or '-'}"
+    )
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Converts a DPPO policy, and proves that the written one is the same."""
+"""Converts a policy of DPPO's network, and proves that the written one is the same."""
 
 import functools
 import importlib.metadata
@@ -6,24 +6,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.normalize import load_normalization
 from dynvgd_jax.core.untrusted import sha256
-from dynvgd_jax.diffusion.policy import (
-    BASE,
-    FINE_TUNED,
-    Policy,
-    make_eps_fn,
-)
+from dynvgd_jax.diffusion.diffusion_mlp import BASE, FINE_TUNED
+from dynvgd_jax.diffusion.network import bind
+from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.diffusion.policy_files import load_policy, save_policy
 from dynvgd_jax.envs.base import task_sizes
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.torch_weights.checkpoint import Checkpoint, read_checkpoint
-from dynvgd_jax.torch_weights.dppo_config import disagreements, read_dppo_config
+from dynvgd_jax.torch_weights.dppo_config import (
+    FLOW,
+    disagreements,
+    read_dppo_config,
+)
 from dynvgd_jax.torch_weights.facts import Facts, gather
 from dynvgd_jax.torch_weights.forward import predict_noise
 from dynvgd_jax.torch_weights.layouts import infer_network, to_flax
@@ -36,15 +36,16 @@ class ConvertedPolicy(NamedTuple):
     """What the conversion found."""
 
     task: str
-    difference: float  # largest |eps_jax - eps_torch|
+    difference: float  # largest |jax - torch| of what the network predicts
     notes: list[str]  # what a user should know, one line each
+    predicts: str  # "predicted noise" or "predicted velocity"
 
     def agreement(self) -> str:
         """One line: what was compared, and what that does not cover."""
         return (
-            f"the predicted noise agrees with torch's within {self.difference:.1e}; "
+            f"the {self.predicts} agrees with torch's within {self.difference:.1e}; "
             "that covers the tensors, not what they cannot tell: task, T, activation "
-            "and scale"
+            "and scale, or whether it is noise or a flow's velocity"
         )
 
 
@@ -59,6 +60,7 @@ def convert_policy(
     activation: str | None = None,
     ft_denoising_steps: int | None = None,
     dppo_config: str | Path | None = None,
+    policy_kind: str | None = None,
 ) -> ConvertedPolicy:
     """Writes the policy folder `output` and proves that it is the torch network.
 
@@ -78,6 +80,8 @@ def convert_policy(
         None asks as for T.
       dppo_config: DPPO's YAML; where it and the tensors differ in a size, the tensors
         are followed and a note says so.
+      policy_kind: of facts.POLICY_KINDS; None asks the file, `dppo_config` and the
+        file's path, then it is DPPO's, a diffusion.
 
     Raises:
       UserError: whatever does not fit, or the two networks differ.
@@ -94,6 +98,7 @@ def convert_policy(
             "num_train_timesteps": num_train_timesteps,
             "activation": activation,
             "ft_denoising_steps": ft_denoising_steps,
+            "policy_kind": policy_kind,
         },
         is_fine_tuned=checkpoint.fine_tuned is not None,
     )
@@ -114,15 +119,20 @@ def convert_policy(
     notes = [f"{facts.line()}, weights {checkpoint.weights or 'as they are'}, {scale}"]
     notes += [*facts.notes, *checkpoint.notes]
     note = None if said is None else disagreements(said, policy.network)
-    return ConvertedPolicy(policy.task, difference, notes + ([note] if note else []))
+    predicts = "predicted velocity" if policy.kind == FLOW else "predicted noise"
+    notes += [note] if note else []
+    return ConvertedPolicy(policy.task, difference, notes, predicts)
 
 
 def largest_difference(policy: Policy, checkpoint: Checkpoint) -> float:
-    """Returns max |eps_jax - eps_torch| over random inputs, for each network."""
+    """Returns max |jax - torch| over random inputs, for each network."""
     rng = np.random.default_rng(0)
     chunk = (policy.chunk_len, policy.action_dim)
     x_t = rng.normal(size=(_CHECK_ROWS, *chunk)).astype(np.float32)
-    t = rng.integers(0, policy.num_train_timesteps, _CHECK_ROWS)
+    if policy.kind == FLOW:
+        t = rng.random(_CHECK_ROWS, np.float32)
+    else:
+        t = rng.integers(0, policy.num_train_timesteps, _CHECK_ROWS, np.int32)
     obs = rng.uniform(-1, 1, (_CHECK_ROWS, policy.obs_dim)).astype(np.float32)
     pairs = [(policy.params, checkpoint.base)]
     if checkpoint.fine_tuned is not None:
@@ -134,8 +144,7 @@ def largest_difference(policy: Policy, checkpoint: Checkpoint) -> float:
         inputs = (torch.from_numpy(a) for a in (x_t, t, obs))
         expected = predict_noise(tensors, policy.network.activation, *inputs).numpy()
         with jax.default_matmul_precision("highest"):
-            steps = jnp.asarray(t, jnp.int32)
-            found = np.asarray(_predict(policy.network, params, x_t, steps, obs))
+            found = np.asarray(_predict(policy.network, params, x_t, t, obs))
         # maximum, unlike max, lets NaN through: it is then above the bound.
         worst = float(np.maximum(worst, np.abs(found - expected).max()))
     return worst
@@ -143,7 +152,7 @@ def largest_difference(policy: Policy, checkpoint: Checkpoint) -> float:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _predict(network, params, x_t, t, obs):
-    return make_eps_fn(network, params)(x_t, t, obs)
+    return bind(network, params)(x_t, t, obs)
 
 
 def _build(checkpoint: Checkpoint, facts: Facts, norm_path: Path) -> Policy:
@@ -160,11 +169,11 @@ def _build(checkpoint: Checkpoint, facts: Facts, norm_path: Path) -> Policy:
             f"{norm_path} has {len(norm.obs_min)} observation entries, expected "
             f"{network.obs_dim} as in {source}; give this policy's own normalization"
         )
-    ft_steps = facts.ft_denoising_steps
+    steps, ft_steps = facts.num_train_timesteps, facts.ft_denoising_steps
     policy = Policy(
         network=network,
         params=params,
-        num_train_timesteps=facts.num_train_timesteps.value,
+        num_train_timesteps=0 if steps is None else steps.value,
         normalization=norm,
         task=facts.task.value,
         metadata={
@@ -176,6 +185,7 @@ def _build(checkpoint: Checkpoint, facts: Facts, norm_path: Path) -> Policy:
             "torch": importlib.metadata.version("torch"),
         },
         ft_denoising_steps=0 if ft_steps is None else ft_steps.value,
+        kind=facts.policy_kind.value,
     )
     expected = task_sizes(policy.task)
     if expected is not None:  # other simulators tell when their environments are made

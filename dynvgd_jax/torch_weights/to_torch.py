@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.diffusion.policy import BASE, FINE_TUNED
+from dynvgd_jax.diffusion.diffusion_mlp import BASE, FINE_TUNED
 from dynvgd_jax.diffusion.policy_files import load_policy
 from dynvgd_jax.runs.durable import new_file, refuse_existing
-from dynvgd_jax.torch_weights.facts import CARRIED
+from dynvgd_jax.torch_weights.dppo_config import FLOW
+from dynvgd_jax.torch_weights.facts import CARRIED, POLICY_KINDS
 from dynvgd_jax.torch_weights.files import load_torch
 from dynvgd_jax.torch_weights.layouts import from_flax
 
@@ -27,6 +28,11 @@ def write_torch(folder: str, output: str | Path) -> None:
     """
     refuse_existing(Path(output))
     policy = load_policy(folder)
+    if policy.kind not in POLICY_KINDS:
+        raise UserError(
+            f"{folder} is a policy of kind {policy.kind!r}, expected one of "
+            f"{', '.join(POLICY_KINDS)}: DPPO has no other network"
+        )
     if policy.ft_denoising_steps:
         networks = {
             "network": policy.params[BASE],
@@ -45,6 +51,9 @@ def write_torch(folder: str, output: str | Path) -> None:
         "num_train_timesteps": policy.num_train_timesteps,
         "activation": policy.network.activation,
     }
+    if policy.kind == FLOW:
+        del carried["num_train_timesteps"]
+        carried["policy_kind"] = FLOW
     content = {"epoch": 0, "model": state, "ema": state}
     if policy.ft_denoising_steps:
         carried["ft_denoising_steps"] = policy.ft_denoising_steps

@@ -17,6 +17,7 @@ from dynvgd_jax.core.fields import (
     one_of,
 )
 from dynvgd_jax.diffusion import policy_files
+from dynvgd_jax.diffusion.kinds import KINDS
 from dynvgd_jax.envs import base as envs
 from dynvgd_jax.evaluate import play
 from dynvgd_jax.steering import methods
@@ -36,6 +37,7 @@ FIELDS = {
     "bootstrap_at_time_limit": anything,
     "overlap": anything,
     "initial_critics": anything,
+    "policy_kind": one_of(KINDS),
     "eval.every_env_steps": count(1),
     "checkpoint.every_env_steps": count(1),
     "log.every_env_steps": count(1),

@@ -12,7 +12,11 @@ from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import get_field
 from dynvgd_jax.core.untrusted import sha256
 from dynvgd_jax.diffusion.policy import Policy
-from dynvgd_jax.diffusion.policy_files import load_policy, policy_source
+from dynvgd_jax.diffusion.policy_files import (
+    BUILTIN_PREFIX,
+    load_policy,
+    policy_source,
+)
 from dynvgd_jax.runs.checkpoint import MANIFEST, CheckpointStore
 from dynvgd_jax.runs.settings import read_config
 
@@ -45,7 +49,8 @@ def check_policy(workdir: Path, config: ConfigDict) -> list[str]:
             )
         return []
     own = load_policy(workdir / POLICY)
-    if new != "builtin" and not Path(new).exists():
+    packaged = new == "builtin" or new.startswith(BUILTIN_PREFIX)
+    if not packaged and not Path(new).exists():
         return [f"the run's own policy: there is no {new} any more"]
     try:
         given = load_policy(policy_source(config))
@@ -68,6 +73,7 @@ def check_policy(workdir: Path, config: ConfigDict) -> list[str]:
 def policy_differences(a: Policy, b: Policy) -> list[str]:
     """Returns the parts in which two policies are not the same, bit for bit."""
     parts = {
+        "kind": a.kind == b.kind,
         "network": a.network == b.network,
         "training timesteps": a.num_train_timesteps == b.num_train_timesteps,
         "fine-tuned steps": a.ft_denoising_steps == b.ft_denoising_steps,

@@ -1,4 +1,4 @@
-"""Trains a base diffusion policy on demonstrations and evaluates it as it goes."""
+"""Trains a base policy on demonstrations and evaluates it as it goes."""
 
 import dataclasses
 import functools
@@ -25,9 +25,9 @@ from dynvgd_jax.core.scores import judged_by_return
 from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.demos.dataset import Dataset, load_dataset, split_chunks
 from dynvgd_jax.diffusion import cloning
-from dynvgd_jax.diffusion.base import sample
-from dynvgd_jax.diffusion.network import DiffusionMLP
-from dynvgd_jax.diffusion.policy import Policy, make_denoiser
+from dynvgd_jax.diffusion.base import Spec, sample
+from dynvgd_jax.diffusion.kinds import KINDS
+from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.diffusion.policy_files import save_policy
 from dynvgd_jax.envs import base as envs_base
 from dynvgd_jax.envs.base import VectorEnv, check_task
@@ -105,7 +105,7 @@ def check_config(config: ConfigDict) -> None:
         "eval.every_steps": (1, COUNT_END),
         "eval.num_envs": (1, 4096),
         "eval.seed": (0, 2**31 - 1),
-        "eval.ddim_steps": (1, config.get("num_train_timesteps", 1)),
+        "eval.ddim_steps": (1, 100),
     }
     missing = [f for f in ranges if f.split(".")[0] not in config]
     if missing:
@@ -116,6 +116,7 @@ def check_config(config: ConfigDict) -> None:
     for field, bounds in ranges.items():
         check_range(field, get_field(config, field), *bounds)
     check_task("task", config.task)
+    check_choice("policy_kind", get_field(config, "policy_kind"), KINDS)
     check_choice("eval.noise", config.eval.noise, START_NOISES)
     check_fields(config, precision.FIELDS)
 
@@ -130,8 +131,8 @@ class _Run:
         training, validation = split_chunks(
             data, config.chunk_len, config.validation_share, config.seed
         )
-        self.network = _build_network(config, data)
-        self.schedule = self._policy(None, {}).schedule
+        self.kind, self.spec = KINDS[config.policy_kind], _read_spec(config, data)
+        self.decode = self._make_decode()
         self.env = None
         if config.eval.episodes:  # first, because a misfit should not wait for XLA
             num_envs = min(config.eval.num_envs, config.eval.episodes)
@@ -144,18 +145,17 @@ class _Run:
             jax.random.fold_in(key, use)
             for use in (INIT_KEY, TRAIN_KEY, VALIDATION_KEY)
         )
-        self.state = cloning.init_state(self.network, self.recipe, init_key)
+        self.state = cloning.init_state(self.kind, self.spec, self.recipe, init_key)
         self.chunks = jax.device_put(training)
         self.validate = None
         if validation is not None:
             self.validate = cloning.make_validation(
-                self.network,
-                self.schedule,
+                self.kind,
+                self.spec,
                 validation,
                 validation_key,
                 precision=config.precision,
             )
-        self.decode = self._make_decode()
         self.log = MetricsLog(workdir, config)
         self.progress = Progress(config.num_steps, unit=_UNIT)
         self.progress.__enter__()
@@ -185,7 +185,7 @@ class _Run:
                 for every in (config.log.every_steps, config.eval.every_steps)
             ]
             stop = min(*stops, config.num_steps)
-            statics = (self.network, self.schedule, self.recipe, config.precision)
+            statics = (self.kind, self.spec, self.recipe, config.precision)
             arguments = (self.state, self.train_key, self.chunks, stop - step)
             self.state, loss = _update(*statics, *arguments)
             step = stop
@@ -253,9 +253,9 @@ class _Run:
 
     def _policy(self, params, metrics: dict[str, float]) -> Policy:
         return Policy(
-            network=self.network,
+            network=self.spec.network,
             params=params,
-            num_train_timesteps=self.config.num_train_timesteps,
+            num_train_timesteps=self.spec.num_train_timesteps,
             normalization=self.data.normalization,
             task=self.config.task,
             metadata={
@@ -264,13 +264,14 @@ class _Run:
                 "config": self.config.to_dict() | {"dataset": self.data.source["file"]},
                 "metrics": metrics,
             },
+            kind=self.config.policy_kind,
         )
 
     def _make_decode(self):
         config, precision = self.config.eval, self.config.precision
-        denoiser = make_denoiser(self.network, self.schedule, 0, config.ddim_steps)
+        denoiser = self.kind.denoiser(self.spec, config.ddim_steps)
         denoise = with_precision(functools.partial(sample, denoiser), precision)
-        shape = (self.network.chunk_len, self.network.action_dim)
+        shape = (self.spec.network.chunk_len, self.spec.network.action_dim)
         key = jax.random.key(config.seed)
 
         @jax.jit
@@ -282,21 +283,20 @@ class _Run:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
-def _update(network, schedule, recipe, precision, state, key, chunks, num_steps):
+def _update(kind, spec, recipe, precision, state, key, chunks, num_steps):
     # At module level: runs that differ in data and seed only share the compilation.
-    update = cloning.make_update(network, schedule, recipe)
+    update = cloning.make_update(kind, spec, recipe)
     return with_precision(update, precision)(state, key, chunks, num_steps)
 
 
-def _build_network(config: ConfigDict, data: Dataset) -> DiffusionMLP:
+def _read_spec(config: ConfigDict, data: Dataset) -> Spec:
+    """What the configuration describes, with the sizes of the data."""
+    sizes = {"obs_dim": data.obs.shape[1], "action_dim": data.actions.shape[1]}
+    sizes["chunk_len"] = config.chunk_len
+    described = config.to_dict() | {"network": config.network.to_dict() | sizes}
     try:
-        return DiffusionMLP(
-            obs_dim=data.obs.shape[1],
-            action_dim=data.actions.shape[1],
-            chunk_len=config.chunk_len,
-            **config.network.to_dict(),
-        )
-    except ValueError as error:
+        return KINDS[config.policy_kind].read(described)
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"config.network: {error}") from error
 
 

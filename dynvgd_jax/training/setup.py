@@ -74,6 +74,7 @@ def open_run(
         copied = folders[0] / POLICY
         source = str(copied) if copied.exists() else source
     policy = load_policy(source)
+    policy.require_kind(config.policy_kind)
     if make_env is None:
         policy.require_task(config.task)
         make_env = functools.partial(envs.make_env, config, policy.normalization)

@@ -10,8 +10,8 @@ from benchmarks.torch_learner import TorchLearner, make_critics
 from configs import base
 from dynvgd_jax.core.types import Transition
 from dynvgd_jax.diffusion.ddim import make_ddim
+from dynvgd_jax.diffusion.diffusion_mlp import decode_eps_fn
 from dynvgd_jax.diffusion.network import DiffusionMLP, init_params
-from dynvgd_jax.diffusion.policy import decode_eps_fn
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
 from dynvgd_jax.replay import ring as replay_lib
 from dynvgd_jax.steering import vgd

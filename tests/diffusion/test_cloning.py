@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from dynvgd_jax.diffusion import cloning
+from dynvgd_jax.diffusion.base import Spec
+from dynvgd_jax.diffusion.kinds import KINDS
 from dynvgd_jax.diffusion.network import DiffusionMLP
-from dynvgd_jax.diffusion.schedule import cosine_schedule
 from tests.diffusion.helpers import random_params
 
 NET = DiffusionMLP(3, 2, 4, hidden_dims=(16, 16, 16))
+MODEL = KINDS["diffusion_mlp"], Spec(NET, 20)
 RECIPE = cloning.Recipe(num_steps=400, batch_size=8, warmup_steps=4, learning_rate=1e-2)
 
 
@@ -43,7 +45,7 @@ def test_learning_rate_by_hand():
 
 @pytest.fixture(scope="module")
 def update():
-    return jax.jit(cloning.make_update(NET, cosine_schedule(20), RECIPE))
+    return jax.jit(cloning.make_update(*MODEL, RECIPE))
 
 
 def start():
@@ -71,7 +73,7 @@ def test_mean_of_the_weights_by_hand():
     recipe = dataclasses.replace(
         RECIPE, ema_decay=0.9, ema_every_steps=2, ema_start_step=4
     )
-    update = jax.jit(cloning.make_update(NET, cosine_schedule(20), recipe))
+    update = jax.jit(cloning.make_update(*MODEL, recipe))
     chunks = cloning.make_chunks(*data(), np.array([20]), 4)
     state, weights, means = start(), [], []
     for _ in range(6):
@@ -99,9 +101,9 @@ def test_loss_falls_and_batches_differ(update):
 
 def test_validation_is_a_fixed_draw():
     chunks = cloning.make_chunks(*data(), np.array([20]), 4)
-    schedule, key = cosine_schedule(20), jax.random.key(3)
-    first = cloning.make_validation(NET, schedule, chunks, key)
-    again = cloning.make_validation(NET, schedule, chunks, key)
+    key = jax.random.key(3)
+    first = cloning.make_validation(*MODEL, chunks, key)
+    again = cloning.make_validation(*MODEL, chunks, key)
     params = random_params(NET)
     assert float(first(params)) == float(first(params)) == float(again(params))
     assert float(first(random_params(NET, seed=1))) != float(first(params))

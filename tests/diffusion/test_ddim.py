@@ -9,8 +9,7 @@ import pytest
 
 from dynvgd_jax.diffusion.base import decode, sample, step, step_range
 from dynvgd_jax.diffusion.ddim import make_ddim
-from dynvgd_jax.diffusion.network import DiffusionMLP
-from dynvgd_jax.diffusion.policy import make_eps_fn
+from dynvgd_jax.diffusion.network import DiffusionMLP, bind
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
 from tests.diffusion.helpers import random_params
 from tests.support import reference
@@ -30,7 +29,7 @@ def setup():
     def eps64(x, t, obs):
         return reference.network(params, x, np.full(len(x), t), obs, **NET)
 
-    return jax.jit(make_eps_fn(net, params)), eps64, noise, obs
+    return jax.jit(bind(net, params)), eps64, noise, obs
 
 
 def ddim(num_train, steps):

@@ -7,9 +7,9 @@ import pytest
 
 from dynvgd_jax.diffusion.base import sample
 from dynvgd_jax.diffusion.ddim import make_ddim
+from dynvgd_jax.diffusion.diffusion_mlp import decode_eps_fn
 from dynvgd_jax.diffusion.frozen import freeze
 from dynvgd_jax.diffusion.network import DiffusionMLP
-from dynvgd_jax.diffusion.policy import decode_eps_fn
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
 from tests.diffusion.helpers import random_params
 from tests.diffusion.test_network import VARIANTS, build, reference_kwargs

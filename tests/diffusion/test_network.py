@@ -7,12 +7,12 @@ import pytest
 
 from dynvgd_jax.diffusion.network import (
     DiffusionMLP,
+    bind,
     init_params,
     mish,
     param_shapes,
     sinusoidal_embedding,
 )
-from dynvgd_jax.diffusion.policy import make_eps_fn
 from tests.diffusion.helpers import random_params
 from tests.support import reference
 
@@ -47,7 +47,7 @@ def reference_kwargs(fields):
 def test_agrees_with_float64(fields):
     net, params, x, obs = build(**fields)
     t = np.array([0, 3, 19, 50, 99], np.int32)
-    eps = jax.jit(make_eps_fn(net, params))(x, t, obs)
+    eps = jax.jit(bind(net, params))(x, t, obs)
     expected = reference.network(params, x, t, obs, **reference_kwargs(fields))
     np.testing.assert_allclose(eps, expected, atol=2e-5, rtol=2e-5)
 
@@ -55,7 +55,7 @@ def test_agrees_with_float64(fields):
 @pytest.mark.parametrize("name", ["can", "square"])
 def test_jit_and_scalar_t_agree(name):
     net, params, x, obs = build(**VARIANTS[name])
-    eps_fn = make_eps_fn(net, params)
+    eps_fn = bind(net, params)
     rows = jax.jit(eps_fn)(x, jnp.full((5,), 14, jnp.int32), obs)
     one = eps_fn(x, jnp.asarray(14, jnp.int32), obs)
     compiled = jax.jit(eps_fn)(x, jnp.asarray(14, jnp.int32), obs)

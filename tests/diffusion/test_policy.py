@@ -13,8 +13,9 @@ from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.normalize import Normalization, save_normalization
 from dynvgd_jax.diffusion import base, policy_files
 from dynvgd_jax.diffusion.ddim import make_ddim
-from dynvgd_jax.diffusion.network import DiffusionMLP
-from dynvgd_jax.diffusion.policy import Policy, make_eps_fn
+from dynvgd_jax.diffusion.kinds import KINDS
+from dynvgd_jax.diffusion.network import DiffusionMLP, bind
+from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.diffusion.policy_files import load_policy, save_policy
 from dynvgd_jax.diffusion.schedule import ddim_schedule
 from tests.diffusion.helpers import random_params
@@ -70,7 +71,7 @@ def test_sample_is_plain_ddim():
     schedule = ddim_schedule(policy.schedule, 4)
     obs32, noise32 = jnp.float32(obs), jnp.float32(noise)
     # the network as it is, not folded
-    plain = make_ddim(lambda params: make_eps_fn(policy.network, params), schedule)
+    plain = make_ddim(lambda params: bind(policy.network, params), schedule)
     inputs = (policy.params, noise32, obs32)
     expected = quick_jit(functools.partial(base.sample, plain))(*inputs)
     chunk = policy.sample(obs, noise, ddim_steps=4)
@@ -192,7 +193,7 @@ def test_folders_without_a_kind_are_the_first_kind(folder):
     assert load_policy(folder).network == make_policy().network
 
 
-@pytest.mark.parametrize("kind", ["flow_mlp", None, 3, ["diffusion_mlp"]])
+@pytest.mark.parametrize("kind", ["unet", None, 3, ["diffusion_mlp"]])
 def test_an_unknown_kind_is_one_line(folder, kind):
     edit(folder, lambda d: d.update(kind=kind))
     with pytest.raises(UserError, match=r"of kind .* expected one of diffusion_mlp"):
@@ -200,16 +201,13 @@ def test_an_unknown_kind_is_one_line(folder, kind):
 
 
 def test_another_kind_is_one_line_of_the_table(tmp_path, monkeypatch):
-    class Flow(Policy):
-        kind = "flow_mlp"
-
-    line = policy_files.KINDS["diffusion_mlp"]._replace(policy=Flow)
-    monkeypatch.setitem(policy_files.KINDS, "flow_mlp", line)
-    fields = {f.name: getattr(make_policy(), f.name) for f in dataclasses.fields(Flow)}
-    save_policy(tmp_path / "flow", Flow(**fields))
-    assert type(load_policy(tmp_path / "flow")) is Flow
-    save_policy(tmp_path / "plain", make_policy())
-    assert type(load_policy(tmp_path / "plain")) is Policy
+    monkeypatch.setitem(KINDS, "unet", KINDS["diffusion_mlp"])
+    other = dataclasses.replace(make_policy(), kind="unet")
+    for policy in (other, make_policy()):
+        save_policy(tmp_path / policy.kind, policy)
+        assert load_policy(tmp_path / policy.kind).kind == policy.kind
+    with pytest.raises(UserError, match=r"kind 'unet', expected 'flow_mlp'; .*_kind"):
+        other.require_kind("flow_mlp")
 
 
 def test_home_folders_are_found(folder, monkeypatch):

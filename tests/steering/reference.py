@@ -6,7 +6,7 @@ differentiation with what it checks. `eps_fn(x, t, obs)` is any NumPy noise pred
 
 import numpy as np
 
-from tests.support.reference import ddim_mean
+from tests.support.reference import ddim_mean, flow_decode, flow_line
 
 EPS = 1e-5
 
@@ -93,6 +93,23 @@ def anneal(kind, k, steps):
     return share if kind == "linear" else 0.5 - 0.5 * np.cos(np.pi * share)
 
 
+def guided_chunk(critics, z, obs, k, steps, options, td_error):
+    """SPEC section 4, items 2 to 5: the clean chunk that step k goes on from."""
+    flat = z.reshape(len(z), -1)
+    grad, q = value_gradient(critics, obs, flat, options.reduce)
+    w = np.ones(len(z))
+    if options.dynamic:
+        trust = options.weighting
+        w = np.exp(-trust.beta * q.std(0, ddof=1) / trust.c_local)
+        w = w * np.exp(-trust.beta * td_error / trust.c_global)
+        w = np.clip(w, 1e-3, 1)
+    lam = options.scale * anneal(options.time_anneal, k, steps)
+    x0 = flat + lam * w[:, None] * grad
+    if options.dynamic:
+        x0 = np.clip(x0, -1, 1)
+    return x0.reshape(z.shape)
+
+
 def guided_decode(eps_fn, t, alpha, alpha_prev, critics, x, obs, options, td_error):
     """SPEC section 4, item by item; `options` has the fields of `Guidance`."""
     t, alpha, alpha_prev = (np.asarray(v, np.float64) for v in (t, alpha, alpha_prev))
@@ -110,24 +127,34 @@ def guided_decode(eps_fn, t, alpha, alpha_prev, critics, x, obs, options, td_err
         if options.point == "estimate":
             # x0_hat is where the step would end if it were the last one.
             z = ddim_mean(eps_fn, before, obs, t[k], alpha[k], 1.0)
-        flat = z.reshape(len(z), -1)
-        grad, q = value_gradient(critics, obs, flat, options.reduce)
-        w = np.ones(len(z))
-        if options.dynamic:
-            trust = options.weighting
-            w = np.exp(-trust.beta * q.std(0, ddof=1) / trust.c_local)
-            w = w * np.exp(-trust.beta * td_error / trust.c_global)
-            w = np.clip(w, 1e-3, 1)
-        lam = options.scale * anneal(options.time_anneal, k, steps)
-        x0 = flat + lam * w[:, None] * grad
-        if options.dynamic:
-            x0 = np.clip(x0, -1, 1)
-        x0 = x0.reshape(z.shape)
+        x0 = guided_chunk(critics, z, obs, k, steps, options, td_error)
         a_prev = alpha_prev[k]
         if options.point == "estimate":
             x = x + np.sqrt(a_prev) * (x0 - z)  # the same noise, another clean action
             continue
         x = np.sqrt(a_prev) * x0 + np.sqrt(1 - a_prev) * eps_fn(x, t[k], obs)
+    return x
+
+
+def guided_flow(velocity_fn, steps, critics, x, obs, options, td_error):
+    """Euler's method in `steps`, guided; noise is read off the line at the new time."""
+    x = np.asarray(x, np.float64)
+    for k in range(steps):
+        velocity, end = flow_line(velocity_fn, x, k / steps, obs)
+        x = x + velocity / steps
+        if k < steps - (options.last_k or steps):
+            continue
+        if options.first_k and k >= options.first_k:
+            continue
+        own = options.point == "estimate"
+        z = end if own else flow_decode(velocity_fn, x, obs, steps, k + 1)
+        x0 = guided_chunk(critics, z, obs, k, steps, options, td_error)
+        t = (k + 1) / steps
+        if own or t == 1:
+            x = x + t * (x0 - z)  # the same noise, another clean action
+        else:
+            velocity, end = flow_line(velocity_fn, x, t, obs)
+            x = t * x0 + (1 - t) * (end - velocity)
     return x
 
 

@@ -11,8 +11,7 @@ import pytest
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.diffusion.base import decode as plain_decode
 from dynvgd_jax.diffusion.ddim import make_ddim
-from dynvgd_jax.diffusion.network import DiffusionMLP
-from dynvgd_jax.diffusion.policy import make_eps_fn
+from dynvgd_jax.diffusion.network import DiffusionMLP, bind
 from dynvgd_jax.diffusion.schedule import cosine_schedule, ddim_schedule
 from dynvgd_jax.steering import guidance as G
 from dynvgd_jax.steering.critics.mlp import CriticEnsemble, init_ensemble
@@ -293,7 +292,7 @@ def network_setup():
     def eps64(x, t, obs):
         return policy_reference.network(params, x, np.full(len(x), t), obs, **NET)
 
-    return jax.jit(make_eps_fn(net, params)), eps64, noise, obs
+    return jax.jit(bind(net, params)), eps64, noise, obs
 
 
 def pull(obs, z, k):

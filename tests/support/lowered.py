@@ -18,8 +18,10 @@ from dynvgd_jax.audit.subject import make_subject
 from dynvgd_jax.core.normalize import Normalization
 from dynvgd_jax.core.types import Transition
 from dynvgd_jax.diffusion import cloning
+from dynvgd_jax.diffusion.diffusion_mlp import BASE, FINE_TUNED
+from dynvgd_jax.diffusion.kinds import KINDS
 from dynvgd_jax.diffusion.network import DiffusionMLP, init_params
-from dynvgd_jax.diffusion.policy import BASE, FINE_TUNED, Policy
+from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.steering.base import ActInputs
 from dynvgd_jax.steering.methods import build_method
 from dynvgd_jax.training import pretrain
@@ -49,19 +51,17 @@ def pretraining(precision, params):
     config = can_pretrain.get_config().unlock()
     config.precision, config.num_train_timesteps = precision, 20
     recipe = cloning.Recipe(num_steps=10, batch_size=4)
-    schedule = policies()[0].schedule
+    kind, spec = KINDS["diffusion_mlp"], policies()[0].spec
     chunks = cloning.make_chunks(np.zeros((9, 5)), np.zeros((9, 2)), [9], 4)
     key = jax.random.key(0)
-    state = cloning.init_state(NETWORK, recipe, key)
+    state = cloning.init_state(kind, spec, recipe, key)
 
     def update(state, chunks):
-        statics = (NETWORK, schedule, recipe, precision)
+        statics = (kind, spec, recipe, precision)
         return pretrain._update(*statics, state, key, chunks, 2)
 
-    validate = cloning.make_validation(
-        NETWORK, schedule, chunks, key, precision=precision
-    )
-    run = types.SimpleNamespace(config=config, schedule=schedule, network=NETWORK)
+    validate = cloning.make_validation(kind, spec, chunks, key, precision=precision)
+    run = types.SimpleNamespace(config=config, kind=kind, spec=spec)
     decode = pretrain._Run._make_decode(run)
     seeds = np.arange(3)
     return {

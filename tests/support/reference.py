@@ -133,3 +133,17 @@ def ddpm_decode(eps_fn, noise, obs, num_train_timesteps, step_noise):
         std = np.sqrt(beta * (1 - before) / (1 - now))
         x = mean + (max(std, 1e-3) * step_noise[t] if t > 0 else 0.0)
     return x
+
+
+def flow_line(velocity_fn, x, t, obs):
+    """Velocity at time t towards the clean chunk in [-1, 1], and that chunk."""
+    end = np.clip(x + (1 - t) * velocity_fn(x, t, obs), -1, 1)
+    return (end - x) / (1 - t), end
+
+
+def flow_decode(velocity_fn, noise, obs, steps, first=0):
+    """Euler's method from time `first` / `steps` to 1; `velocity_fn(x, t, obs)`."""
+    x = np.float64(noise)
+    for k in range(first, steps):
+        x = x + flow_line(velocity_fn, x, k / steps, obs)[0] / steps
+    return x

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from configs import base
 from dynvgd_jax.agent import CHECKPOINTS, POLICY, checkpoint_tree
-from dynvgd_jax.diffusion.policy_files import load_policy, save_policy
+from dynvgd_jax.diffusion.policy_files import load_policy, policy_source, save_policy
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.runs.settings import write_config
 from dynvgd_jax.steering.methods import build_method
@@ -19,7 +19,7 @@ def saved_run(folder, **changes):
     config.ddim_steps, config.guidance.last_k = 4, 2
     config.critic.num, config.critic.width, config.critic.depth = 2, 16, 1
     config.update_from_flattened_dict(changes)
-    policy = load_policy(f"builtin:{config.task}")
+    policy = load_policy(policy_source(config))
     method = build_method(config, policy)
     learner = jax.jit(method.init)(jax.random.key(1))
     if method.value is not None:

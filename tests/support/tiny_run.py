@@ -13,14 +13,15 @@ from tests.support.reach import ReachEnv
 VECTOR_STEP = 2 * ReachEnv.sizes.chunk_len
 
 
-def random_policy(folder, obs_dim=4):
+def random_policy(folder, obs_dim=4, kind="diffusion_mlp"):
     network = DiffusionMLP(
         obs_dim=obs_dim, action_dim=2, chunk_len=4, hidden_dims=(16, 16, 16)
     )
     ones = [np.ones(n, np.float32) for n in (obs_dim, 2)]
     norm = Normalization(-ones[0], ones[0], -ones[1], ones[1])
     params = init_params(network, jax.random.key(0))
-    save_policy(folder, Policy(network, params, 20, norm, "can"))
+    steps = 20 if kind == "diffusion_mlp" else 0
+    save_policy(folder, Policy(network, params, steps, norm, "can", kind=kind))
     return folder
 
 

@@ -18,7 +18,7 @@ from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import set_fields
 from dynvgd_jax.core.normalize import Normalization, save_normalization
 from dynvgd_jax.core.types import Transition
-from dynvgd_jax.diffusion.policy import BASE
+from dynvgd_jax.diffusion.diffusion_mlp import BASE
 from dynvgd_jax.envs.rollout import TRAIN_STREAM, episode_seed
 from dynvgd_jax.runs.checkpoint import CheckpointStore
 from dynvgd_jax.steering.critics import td

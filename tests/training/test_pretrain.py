@@ -158,6 +158,22 @@ def test_same_seed_same_bits_without_an_environment(dataset, tmp_path):
     assert not np.array_equal(a["out"]["kernel"], c["out"]["kernel"])
 
 
+def test_a_flow_is_another_kind_of_the_same_job(dataset, tmp_path):
+    """Without steps of diffusion: its decode may take more than T."""
+    flow = {"policy_kind": "flow_mlp", "eval.ddim_steps": 40, "validation_share": 0.1}
+    policies = []
+    for name, more in (("a", flow), ("b", flow), ("diffusion", {"seed": 0})):
+        pretrain(small_config(dataset, SHORT | more), tmp_path / name)
+        policies.append(load_policy(tmp_path / name / "policy"))
+    a, b, other = policies
+    assert (a.kind, a.num_train_timesteps) == ("flow_mlp", 0)
+    assert (other.kind, other.num_train_timesteps) == ("diffusion_mlp", 20)
+    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+    assert not np.array_equal(a.params["out"]["kernel"], other.params["out"]["kernel"])
+    # after 60 steps it still predicts a velocity of about 0, of variance 1 + E[a^2]
+    assert 0.3 < a.metadata["metrics"]["pretrain/validation_loss"] < 2.2
+
+
 def test_existing_run_is_not_touched(run, dataset):
     workdir, _ = run
     before = sorted(path for path in workdir.rglob("*"))
@@ -173,7 +189,8 @@ def test_existing_run_is_not_touched(run, dataset):
         ({"chunk_len": 8}, r"\(4, 2, 8\), expected \(4, 2, 4\)"),
         ({"chunk_len": 17}, "17 steps"),
         ({"num_steps": 0}, "config.num_steps: found 0"),
-        ({"eval.ddim_steps": 40}, "config.eval.ddim_steps: found 40"),
+        ({"eval.ddim_steps": 40}, "found ddim_steps 40, expected 1 to 20"),
+        ({"policy_kind": "flow"}, "config.policy_kind: .*did you mean 'flow_mlp'"),
         ({"eval.noise": "zero"}, "config.eval.noise"),
         ({"task": "cann"}, "did you mean 'can'"),
         ({"network.activation": "tanh"}, "config.network: found activation 'tanh'"),
