@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from dynvgd_jax.runs.report import print_table
+from dynvgd_jax.runs.terminal import print_table
 
 ROOT = Path(__file__).resolve().parent.parent
 

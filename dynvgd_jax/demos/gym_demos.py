@@ -20,7 +20,7 @@ from dynvgd_jax.demos.gym_play import check_gym_task, play
 from dynvgd_jax.demos.meaning import GYM
 from dynvgd_jax.envs import base as envs
 from dynvgd_jax.envs.gym.tasks import env_id
-from dynvgd_jax.runs.report import Progress, print_table
+from dynvgd_jax.runs.terminal import Progress, print_table
 
 FIELDS = {
     "task": check_gym_task,

@@ -29,8 +29,8 @@ from dynvgd_jax.demos.gym_agent import (
 from dynvgd_jax.demos.gym_play import check_gym_task, play
 from dynvgd_jax.envs import base as envs
 from dynvgd_jax.envs.rollout import EVAL_STREAM, TRAIN_STREAM, episode_seed
-from dynvgd_jax.runs.report import Progress
 from dynvgd_jax.runs.settings import write_config, write_versions
+from dynvgd_jax.runs.terminal import Progress
 
 FIELDS = {
     "task": check_gym_task,
