@@ -1,5 +1,7 @@
 """What a saved agent refuses, though every shape fits."""
 
+import shutil
+
 import jax
 import pytest
 
@@ -53,3 +55,19 @@ def test_bins_of_another_range_are_refused(runs):
     config = read_config(runs["quantile"]).unlock()
     config.critic.v_min -= 1.0
     load_learner(runs["quantile"], config, load_agent(runs["quantile"]).method)
+
+
+def test_untrained_critics_are_named(runs, finished_run, tmp_path, caplog):
+    run = shutil.copytree(runs["quantile"], tmp_path / "run")
+    load_agent(run)
+    (record,) = caplog.records
+    assert record.message == (
+        f"checkpoint 640 of {run} has untrained critics, which steer at random: it was "
+        "written before the first training call"
+    )
+    caplog.clear()
+    load_agent(finished_run)
+    load_agent(run, {"method": "base"})
+    (run / "source.json").write_text("{}")  # of critics that come from a file
+    load_agent(run)
+    assert caplog.records == []

@@ -8,7 +8,6 @@ import pytest
 from ml_collections import ConfigDict
 
 import dynvgd_jax
-from dynvgd_jax import load_agent
 from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.envs import base as envs_base
 from dynvgd_jax.evaluate import __main__ as command
@@ -135,24 +134,6 @@ def test_what_a_killed_evaluation_left_is_deleted_by_the_same_one(
 
     monkeypatch.setattr(envs_base, "make_env", deleted)
     assert evaluate(finished_run, *sizes, f"--output={tmp_path / 'p'}") == 0
-
-
-def test_untrained_critics_are_named(finished_run, tmp_path, capsys, caplog):
-    older = min((finished_run / "checkpoints").iterdir(), key=lambda p: int(p.name))
-    run_folder = shutil.copytree(finished_run, tmp_path / "run")
-    load_agent(finished_run)
-    assert caplog.text == ""
-    load_agent(run_folder / "checkpoints" / older.name)
-    (record,) = caplog.records
-    assert record.message == (
-        f"checkpoint 0 of {run_folder} has untrained critics, which steer at random: "
-        "it was written before the first training call"
-    )
-    caplog.clear()
-    load_agent(run_folder / "checkpoints" / older.name, {"method": "base"})
-    (run_folder / "source.json").write_text("{}")  # of critics that come from a file
-    load_agent(run_folder / "checkpoints" / older.name)
-    assert caplog.text == ""
 
 
 def test_a_policy_alone(finished_run, tmp_path, monkeypatch, capsys):
