@@ -10,5 +10,5 @@ def get_config(preset: str = "") -> ConfigDict:
     config = hopper_agent.get_config().unlock()
     config.task = "halfcheetah"
     # Of D4RL's expert's 12135.
-    config.returns = (1200.0, 1800.0, 2400.0)
+    config.returns = (2_000.0, 3_000.0, 4_000.0)
     return hopper_agent.with_preset(config, preset)

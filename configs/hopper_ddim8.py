@@ -48,8 +48,8 @@ def _quick(config) -> None:
     config.batch_size = 128
     config.target_proposals = 2
     config.utd = 8
-    config.total_env_steps = 96_000
+    config.total_env_steps = 160_000
     config.first_rollout_env_steps = 8_000
     config.eval.episodes = 100
-    config.eval.every_env_steps = 48_000
+    config.eval.every_env_steps = 32_000
     config.checkpoint.every_env_steps = 16_000
