@@ -36,7 +36,9 @@ def test_every_pin_lies_in_its_range():
     assert set(pinned) - set(needed) == {"jaxlib"}  # comes with jax, of its version
     assert pinned["jaxlib"] == pinned["jax"]
     tools = {
-        n: s for n, s in ranges("dev", "torch", "video").items() if n not in needed
+        n: s
+        for n, s in ranges("dev", "gym", "torch", "video").items()
+        if n not in needed
     }
     del tools["dynvgd_jax"]  # its own extra
     others = pins("requirements-dev.txt") | pins("requirements-torch.txt")
