@@ -10,4 +10,6 @@ def get_config(preset: str = "") -> ConfigDict:
     config = hopper_demos.get_config().unlock()
     config.task = "halfcheetah"
     config.agents = "data/halfcheetah_agent"
+    # All of them last for 1,000 control steps.
+    config.num_episodes = 120
     return hopper_demos.with_preset(config, preset)

@@ -42,7 +42,14 @@ def _quick(config) -> None:
     config.end_at_success = False
     # Of a walk at 3 a control step, a chunk of which counts 12.
     config.critic.initial_value = 150.0
-    config.total_env_steps = 128_000
-    config.first_rollout_env_steps = 16_000
+    # Dense rewards teach with less: a quarter of the gradient steps, of an eighth of
+    # the work each.
+    config.critic.num = 2
+    config.batch_size = 128
+    config.target_proposals = 2
+    config.utd = 8
+    config.total_env_steps = 160_000
+    config.first_rollout_env_steps = 8_000
     config.eval.episodes = 100
     config.eval.every_env_steps = 32_000
+    config.checkpoint.every_env_steps = 16_000

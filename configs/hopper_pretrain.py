@@ -8,8 +8,11 @@ def get_config(preset: str = ""):
     return for_task("hopper", preset)
 
 
-def for_task(task: str, preset: str):
-    """Returns the pre-training of a gym task: DPPO's layout of all of them."""
+def for_task(task: str, preset: str, builtin_steps: int = 10_000):
+    """Returns the pre-training of a gym task: DPPO's layout of all of them.
+
+    `builtin_steps` are the gradient steps of the preset.
+    """
     config = can_pretrain.get_config().unlock()
     config.task = task
     config.dataset = f"data/{task}/train.npz"
@@ -20,5 +23,6 @@ def for_task(task: str, preset: str):
     if preset == "builtin":
         # Narrower than DPPO's, so that the package stays small.
         config.network.hidden_dims = (256, 256, 256)
-        config.num_steps, config.eval.every_steps = 10_000, 5_000
+        config.num_steps = builtin_steps
+        config.eval.every_steps = builtin_steps // 2
     return config.lock()

@@ -37,7 +37,7 @@ def test_every_pin_lies_in_its_range():
     assert pinned["jaxlib"] == pinned["jax"]
     tools = {
         n: s
-        for n, s in ranges("dev", "docs", "torch", "video").items()
+        for n, s in ranges("dev", "docs", "gym", "torch", "video").items()
         if n not in needed
     }
     del tools["dynvgd_jax"]  # its own extra

@@ -198,10 +198,6 @@ def test_job_field_chooses_the_module(outside, jobs):
     assert jobs[1][2] == Path("data/square")
 
 
-# Configurations of runs whose base policy the user gives.
-NOT_BUILT_IN = ("transport", "walker2d_ddim8", "halfcheetah_ddim8")
-
-
 @pytest.mark.parametrize("name", [Path(f).name for f in config_files()])
 @pytest.mark.parametrize("with_preset", [False, True])
 def test_every_configuration_file_reaches_its_job(outside, jobs, name, with_preset):
@@ -210,7 +206,7 @@ def test_every_configuration_file_reaches_its_job(outside, jobs, name, with_pres
     has_one = not name.endswith("_agent.py")
     suffix = f":{preset}" if with_preset and has_one else ""
     arguments = ["launch.py", f"--config={ROOT}/configs/{name}{suffix}"]
-    if name.startswith(NOT_BUILT_IN):
+    if name.startswith("transport"):
         (outside / "policy").mkdir()
         (outside / "policy" / "policy.json").touch()
         arguments.append("--config.base_policy=policy")

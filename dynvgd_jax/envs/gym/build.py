@@ -14,8 +14,8 @@ def load_gymnasium() -> ModuleType:
         import gymnasium
     except ImportError as error:
         raise UserError(
-            f"gymnasium cannot be imported ({error}), expected it for this task; "
-            'install it with: pip install "dynvgd_jax[gym]"'
+            f"gymnasium cannot be imported ({error}), expected it for this task; run: "
+            "pip install gymnasium imageio"
         ) from error
     return gymnasium
 
