@@ -74,6 +74,8 @@ def gather(
         of them say different things.
     """
     notes: list[str] = []
+    if "num_train_timesteps" in carried:
+        carried = {"policy_kind": FIRST_KIND, **carried}
 
     def fact(name: str) -> Fact | None:
         chosen = _choose(name, flags.get(name), said, carried.get(name))
@@ -96,7 +98,7 @@ def gather(
     usual = "relu" if task.value in REFERENCES else "mish"
     activation = fact("activation") or Fact(usual, "DPPO's default, nobody says")
     if kind.value == FLOW:
-        _require_flow(source, kind, carried, flags, is_fine_tuned)
+        _require_flow(source, kind, flags, is_fine_tuned)
         return Facts(task, None, activation, None, notes, kind)
     steps = fact("num_train_timesteps")
     if steps is None:
@@ -133,11 +135,7 @@ def _kind(said: Fact | None, source: Path, notes: list[str]) -> Fact:
 
 
 def _require_flow(
-    source: Path,
-    kind: Fact,
-    carried: Mapping[str, Any],
-    flags: Mapping[str, Any],
-    is_fine_tuned: bool,
+    source: Path, kind: Fact, flags: Mapping[str, Any], is_fine_tuned: bool
 ) -> None:
     """Raises UserError where something is said that no flow policy has."""
     for name in ("num_train_timesteps", "ft_denoising_steps"):
@@ -146,11 +144,10 @@ def _require_flow(
                 f"found --{name}={flags[name]}, but the kind is {kind}, which has no "
                 "such number; drop the one that is wrong"
             )
-    if is_fine_tuned or "num_train_timesteps" in carried:
-        found = "two networks" if is_fine_tuned else "a number of training timesteps"
+    if is_fine_tuned:
         raise UserError(
-            f"{source} has {found}, as a diffusion, but the kind is {kind}; drop "
-            "what says so"
+            f"{source} has two networks, as a fine-tuned diffusion, but the kind is "
+            f"{kind}; drop what says so"
         )
 
 

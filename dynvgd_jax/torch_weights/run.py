@@ -85,6 +85,7 @@ def convert_critics(
     name = config.base_policy
     policy = load_policy(f"builtin:{config.task}" if name == "builtin" else name)
     policy.require_task(config.task)
+    policy.require_kind(config.policy_kind)
     _require_fit(saved, policy, name)
     config = _sized(config, saved.ensemble)
     learner = _learner(config, saved)

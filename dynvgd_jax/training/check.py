@@ -11,6 +11,7 @@ from dynvgd_jax.core.fields import (
     SEED_END,
     Rule,
     anything,
+    check_choice,
     check_fields,
     count,
     number,
@@ -37,7 +38,8 @@ FIELDS = {
     "bootstrap_at_time_limit": anything,
     "overlap": anything,
     "initial_critics": anything,
-    "policy_kind": one_of(KINDS),
+    # a configuration file may have added to the table by now
+    "policy_kind": lambda field, value: check_choice(field, value, KINDS),
     "eval.every_env_steps": count(1),
     "checkpoint.every_env_steps": count(1),
     "log.every_env_steps": count(1),

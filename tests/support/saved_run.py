@@ -20,6 +20,7 @@ def saved_run(folder, **changes):
     config.critic.num, config.critic.width, config.critic.depth = 2, 16, 1
     config.update_from_flattened_dict(changes)
     policy = load_policy(policy_source(config))
+    policy.require_kind(config.policy_kind)
     method = build_method(config, policy)
     learner = jax.jit(method.init)(jax.random.key(1))
     if method.value is not None:
@@ -42,6 +43,13 @@ DECISIONS = {
         "guidance.critics": "target",
         "proposals.noises": ("tanh_randn", "randn"),
         "target_backup": "max",
+    },
+    "flow": {
+        "task": "square",
+        "base_policy": "builtin:square_flow",
+        "policy_kind": "flow_mlp",
+        "guidance.scale": 0.5,
+        "guidance.point": "estimate",
     },
     "ticket": {"method": "golden_ticket", "first_rollout_env_steps": 0},
 }

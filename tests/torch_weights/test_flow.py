@@ -147,7 +147,23 @@ def test_two_networks_are_no_flow(folder, net, capsys):
     said = (f"--policy={folder}/s.pt", "--task=can", "--policy_kind=flow_mlp")
     assert run(*said, f"--output={folder}/out") == 2
     line = capsys.readouterr().err
-    assert "has two networks, as a diffusion" in line and line.count("\n") == 1
+    assert "has two networks, as a fine-tuned" in line and line.count("\n") == 1
+
+
+def test_a_file_of_ours_with_timesteps_is_a_diffusion(folder, capsys):
+    said = (f"--policy={folder}/s.pt", "--task=can", "--num_train_timesteps=20")
+    assert run(*said, f"--output={folder}/out") == 0
+    named = folder / "reflow"  # a path that says something else
+    named.mkdir()
+    assert run(f"--to_torch={folder}/out", f"--output={named}/b.pt") == 0
+    scale = f"--normalization={folder}/normalization.npz"
+    said = (f"--policy={named}/b.pt", scale)
+    capsys.readouterr()
+    assert run(*said, f"--output={folder}/twice") == 0
+    assert "names reflow, but the kind is diffusion_mlp" in capsys.readouterr().err
+    assert run(*said, "--policy_kind=flow_mlp", f"--output={folder}/c") == 2
+    line = capsys.readouterr().err
+    assert "but the file itself says diffusion_mlp" in line and line.count("\n") == 1
 
 
 def test_a_file_says_a_kind_that_there_is():
