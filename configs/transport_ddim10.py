@@ -1,6 +1,7 @@
 """Dynamic VGD on Transport (two arms) with 10 DDIM steps.
 
-There is no built-in Transport policy: give one with --config.base_policy=FOLDER.
+There is no built-in Transport policy: give one with --config.base_policy=FOLDER, as
+configs/transport_demos.py and configs/transport_pretrain.py make it.
 No Dynamic VGD run on Transport is published: where VGD's published Transport run has a
 number, it stands here; the dynamic weight's own constants are those of the other tasks.
 """

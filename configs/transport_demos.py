@@ -9,7 +9,7 @@ def get_config(preset: str = "") -> ConfigDict:
     """Returns the configuration; the preset "quick" collects a tenth."""
     config = can_demos.get_config().unlock()
     config.task = "transport"
-    config.num_episodes = 200  # of some 350 control steps
+    config.num_episodes = 200  # of some 400 control steps
     # Share of each operator (dynvgd_jax/demos/transport.py), relative to their sum.
     del config.operators
     config.operators = ConfigDict(

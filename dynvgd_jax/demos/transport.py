@@ -19,20 +19,19 @@ from dynvgd_jax.demos.operators import Operator, PairScript
 START_BIN_XY_M = np.array([0.2, -0.45])
 TARGET_BIN_XY_M = np.array([-0.2, 0.45])
 TRASH_BIN_XY_M = np.array([0.2, 0.45])
-TABLE_Z_M = 0.8
 RIM_Z_M = 0.95  # of the bins
 INSIDE_M = 0.14  # from a bin's centre, along x and along y
 CARRIED_M, LOWERED_M = 0.04, 0.10  # above a place; while lowering it may drift more
 LID_HANDLE_Z_M = 0.825  # of the lid when it lies on the table
 LID_OFF_X_M = 0.0  # the lid's handle is short of it: the bin is open
 HANDLE_WIDTH_M = 0.030  # of the payload, a hammer
-HEAD_FAR_M = 0.038
+HEAD_FAR_M = 0.038  # along the handle, both grasps, when the head is at the far end
 HEAD_SHIFT_M = 0.017  # from the handle's middle to the hammer's
 LID_HANDLE_WIDTH_M = 0.020
 TRASH_WIDTH_M = 0.040
 CLEAR_Z_M = 1.02  # an empty hand at this height passes over the rims
-NEAR_BASE_Y_M, LEAN_M = 0.41, 0.02
-MOST_TILT_RAD = 0.35
+NEAR_BASE_Y_M, LEAN_M = 0.41, 0.02  # where it rises aslant, and by how much
+MOST_TILT_RAD = 0.35  # of the fingers towards the base
 START_YAWS_RAD = (np.pi, 0.0)  # opening axes along x, across handles of lid and payload
 HOME_M = np.array([[0.0, -0.36, 1.10], [0.0, 0.36, 1.10]])
 WAIT_M = np.array([0.0, 0.20, 1.12])  # where the second hand waits for the payload
@@ -50,10 +49,8 @@ class TransportStyle(NamedTuple):
     grasp_height: float = 0.0  # m above the payload
     take_along: float = 0.045  # m from the middle to the second base
     carry_z: float = 1.08  # m, height of a hand that carries
-    meet_x: float = 0.0  # m, where the payload is handed over
-    meet_z: float = 1.04  # m
+    meet_z: float = 1.04  # m, height at which the payload is handed over
     let_go_off: float = 0.0  # m, the first hand opens when the second is so near
-    trash_height: float = 0.0  # m above the trash's centre
     trash_drop_y: float = TRASH_BIN_XY_M[1]  # m
     trash_let_go_x: float = 9.0  # m, opens once it has carried the trash this far
     drop_x: float = TARGET_BIN_XY_M[0]  # m, of the payload
@@ -262,7 +259,7 @@ def _withdraw(style: TransportStyle, hand: Hand, scene: TransportScene) -> Aim:
 
 
 def _hold_out(style: TransportStyle, hand: Hand, scene: TransportScene) -> Aim:
-    meet = np.array([style.meet_x, 0.0, style.meet_z])
+    meet = np.array([0.0, 0.0, style.meet_z])
     goal = meet + hand.eef_pos - scene.payload_pos
     resting = np.linalg.norm(goal - hand.eef_pos) < 0.04
     way = _over(hand, goal, style.carry_z)
@@ -281,8 +278,7 @@ def _receive(style: TransportStyle, scene: TransportScene) -> Aim:
         if not _inside(scene.trash_pos, TARGET_BIN_XY_M):
             return _rest(style, hand, 1, OPEN)
         yaw = nearest_yaw(yaw_of(scene.trash_rot), 0.0, np.pi / 2)
-        grasp = scene.trash_pos + [0.0, 0.0, style.trash_height]
-        return _pick(style, hand, 1, grasp, yaw)
+        return _pick(style, hand, 1, scene.trash_pos, yaw)
     if _inside(scene.payload_pos, TARGET_BIN_XY_M):
         grasp = _handle(scene, -style.take_along)
         if np.linalg.norm(grasp - hand.eef_pos) < 0.06:
@@ -299,7 +295,7 @@ def _receive(style: TransportStyle, scene: TransportScene) -> Aim:
         goal = np.array([style.drop_x, TARGET_BIN_XY_M[1] - shift_m])
         goal += (hand.eef_pos - scene.payload_pos)[:2]
         return _lower(style, hand, 1, goal, RIM_Z_M - 0.04)
-    meet = np.array([style.meet_x, 0.0, style.meet_z])
+    meet = np.array([0.0, 0.0, style.meet_z])
     offered = np.linalg.norm(scene.payload_pos - meet) < 0.05
     if offered and _has_payload(style, scene, 0):
         grasp = _handle(scene, -style.take_along)
