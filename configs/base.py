@@ -14,10 +14,11 @@ def get_config() -> ConfigDict:
     """Returns the fields shared by all tasks, with Can's published values."""
     config = ConfigDict()
 
-    # What launch.py runs: "train", "pretrain" or "demos".
+    # What launch.py runs: "train", "pretrain", "demos" or "agent".
     config.job = "train"
     # "lift", "can", "square" or "transport" (robosuite 1.4.1); "hopper", "walker2d",
-    # "halfcheetah" or gymnasium's id behind "gym:" (docs/gym.md).
+    # "halfcheetah" or gymnasium's id behind "gym:" (docs/gym.md); "MODULE:NAME", one of
+    # your own (docs/own.md).
     config.task = "can"
     # "dynvgd": guidance weighted by the critics' uncertainty; "vgd": fixed weight;
     # "best_of_n": the critics choose among proposals; "edit": and among small learned
