@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
+from dynvgd_jax.core.command import run_command
 from dynvgd_jax.runs.terminal import print_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,6 +77,8 @@ def run_part(name: str, device: str, tiny: bool, output: Path) -> None:
     """Writes a part's rows as lines of JSON, each as soon as it is known."""
     from benchmarks import accelerator_parts as parts
 
+    if device == "gpu" and not PARTS[name].jax_on_cpu:
+        parts.require_gpu()
     scale = parts.TINY if tiny else parts.Scale()
     with output.open("w") as file:
         for row in PARTS[name].rows(parts, scale, device):
@@ -217,8 +220,8 @@ def main(arguments=None) -> int:
     parser.add_argument("--one", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
-        run_part(options.one, options.device, options.tiny, options.output)
-        return 0
+        arguments = (options.one, options.device, options.tiny, options.output)
+        return run_command("accelerator.py", lambda: run_part(*arguments))
     names = options.parts.split(",")
     unknown = sorted(set(names) - set(PARTS))
     if unknown:

@@ -29,6 +29,8 @@ from ml_collections import ConfigDict
 from benchmarks.kernel_trace import profile_rows, record
 from benchmarks.learner import act_rows
 from benchmarks.learner_flops import call_products, flops
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.jax_start import cuda_command
 from dynvgd_jax.core.precision import PRECISIONS, with_precision
 
 TASK, DDIM = "square", 8  # of the learner's cases, as SPEC and docs/scaling.md
@@ -65,6 +67,16 @@ TINY = Scale(
     seeds=(1, 2),
     vector_steps=30,
 )
+
+
+def require_gpu() -> None:
+    """Raises UserError where JAX computes on something else."""
+    found = jax.default_backend()
+    if found != "gpu":
+        raise UserError(
+            f"--device=gpu: JAX finds none here and computes on {found}; install its "
+            f"part for NVIDIA GPUs ({cuda_command()}), or give --device=cpu --tiny"
+        )
 
 
 def median_seconds(call: Callable[[], object], rounds: int) -> float:

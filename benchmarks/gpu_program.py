@@ -8,7 +8,8 @@
 Needs neither GPU nor driver: JAX's CUDA plugin compiles for a described card. Without a
 card products are not tuned, so that which kernels multiply, and what becomes part of
 them, may differ there. One gradient step is the body of the training call's loop. A
-kernel's bytes are those of its operands and results, each once; over the card's
+kernel's bytes are those of its operands and results, each once, of an array that is
+updated in place the whole; over the card's
 bandwidth they bound its time from below, but for what its cache of 50 MB still holds.
 """
 

@@ -65,7 +65,6 @@ def of_primitives(env) -> mujoco.MjModel:
             model.geom_size[geom] = half
             model.geom_type[geom] = mujoco.mjtGeom.mjGEOM_BOX
             model.geom_dataid[geom] = -1
-    # MJX multiplies out every pair of colliding types that it finds here
     return model
 
 
@@ -130,7 +129,7 @@ def mjx_rows(env, model: mujoco.MjModel, batches, limit_s: float) -> Iterator[Ro
         call = jax.jit(jax.vmap(chunk)).lower(copies).compile()
         yield f"MJX, {batch} copies: compile", time.perf_counter() - start, "s"
         if batch == batches[0]:
-            # both forget contacts' order, so that only the free arm is alike
+            # contacts are solved otherwise, the free arm is not
             after, plain = call(copies), held_up(model, env)
             mujoco.mj_step(model, plain, CONTROL_STEPS * SUBSTEPS)
             arm = env.robots[0]._ref_joint_pos_indexes

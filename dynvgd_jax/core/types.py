@@ -49,7 +49,8 @@ class Transition(NamedTuple):
     ended: Any
     # arrays by name that a method stores beside, such as a start noise
     extras: dict[str, Any] = {}  # noqa: RUF012, never changed
-    # arrays by name that a method drew at next_obs, such as the policy's proposals
+    # arrays by name that a method drew at next_obs, such as the policy's proposals;
+    # where discount is 0 they may belong to another observation
     next_extras: dict[str, Any] = {}  # noqa: RUF012, never changed
     # as drawn for a method that asks for it: the chunk that was executed at next_obs
     followed_by: "Following | None" = None

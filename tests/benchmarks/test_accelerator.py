@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks import accelerator, accelerator_parts
+from dynvgd_jax.core.errors import UserError
 from tests.support.reach import ReachEnv
 from tests.support.tiny_run import PROPOSALS, tiny
 
@@ -28,6 +29,11 @@ def test_a_part_past_its_limit_is_cut_off_and_the_next_left_out(tmp_path, capsys
     assert report["parts"]["tf32"]["ended"] == "left out"
     assert report["machine"]["versions"]["jax"]
     assert "left out" in capsys.readouterr().out
+
+
+def test_without_a_gpu_a_part_says_so():
+    with pytest.raises(UserError, match="JAX finds none here and computes on cpu"):
+        accelerator_parts.require_gpu()
 
 
 def test_rows_of_a_part_that_was_cut_off(tmp_path):

@@ -93,3 +93,18 @@ def test_local_leaves_what_is_not_on_a_device():
     assert all(found[name] is tree[name] for name in tree)
     placed = jnp.arange(3)
     np.testing.assert_array_equal(local(placed), placed)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_arrays_of_several_seeds_reach_the_devices_as_one(groups):
+    """NumPy's stay on the host until the call, keys are stacked by one program."""
+    placement = Placement(num_seeds=4, num_devices=groups, num_groups=groups)
+    placement = placement._replace(num_local=groups)
+    obs = np.random.default_rng(0).random((4, 3, 2)).astype(np.float32)
+    keys = [jax.random.key(seed) for seed in range(4)]
+    spread = placement.spread([{"obs": o, "key": k} for o, k in zip(obs, keys)])
+    lead = (4,) if groups == 1 else (2, 2)
+    assert isinstance(spread["obs"], np.ndarray)
+    np.testing.assert_array_equal(spread["obs"], obs.reshape(*lead, 3, 2))
+    expected = jnp.stack(keys).reshape(lead)
+    assert (spread["key"] == expected).all() and spread["key"].shape == lead

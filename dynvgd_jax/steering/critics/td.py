@@ -145,13 +145,16 @@ def _norm(tree: PyTree) -> jax.Array:
 
 
 def _cpu_norm(tree: PyTree) -> jax.Array:
-    """Summed over the critics first, then behind a barrier over the rest.
+    """Summed axis by axis behind barriers, over the critics first.
 
-    As one large sum XLA's CPU backend writes all squares to memory before it adds them.
+    As one large sum XLA's CPU backend writes all squares to memory before it adds them,
+    and adds those of a matrix, all axes at once, several times slower than rows.
     """
-    squares = jax.tree.map(lambda leaf: jnp.sum(jnp.square(leaf), axis=0), tree)
-    squares = jax.lax.optimization_barrier(squares)
-    return jnp.sqrt(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(squares)))
+    parts = [jnp.square(leaf) for leaf in jax.tree.leaves(tree)]
+    while any(part.ndim > 1 for part in parts):
+        parts = [jnp.sum(part, axis=0) if part.ndim > 1 else part for part in parts]
+        parts = jax.lax.optimization_barrier(parts)
+    return jnp.sqrt(sum(jnp.sum(part) for part in parts))
 
 
 def td_metrics(q: jax.Array, y: jax.Array, loss: jax.Array) -> dict[str, jax.Array]:
