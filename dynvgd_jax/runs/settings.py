@@ -28,6 +28,7 @@ ADDED_FIELDS = {
     "edit.penalty": 50.0,
     "edit.width": 256,
     "golden_ticket.num_tickets": 64,
+    "policy_kind": "diffusion_mlp",
     "proposals.dtype": "float32",
     "proposals.noises": (),
     "target_backup": "guided",
