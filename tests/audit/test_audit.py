@@ -31,7 +31,7 @@ def played(subject, plan=PLAN, num_envs=64):
     first = branch.draw_first_chunks(subject, states, plan, num_envs)
     act = policy_act(subject.decode, subject.noise, branch.FUTURE_NOISE)
     outcomes = branch.play(env, act, states, first, plan, lambda *r: reports.append(r))
-    assert reports[-1] == (plan.rollouts(), "rollouts")
+    assert reports[-1] == (plan.rollouts(),)
     return states, first, outcomes
 
 

@@ -245,9 +245,10 @@ def test_every_field_has_exactly_one_rule():
     rules = field_rules()  # which imports whatever has any
     counts = collections.Counter(["task", "method"])  # by the tables of their names
     for name, module in sys.modules.items():
-        # that of the methods holds those of the files it is made of; a comparison's
-        # fields are no run's
-        if name.startswith("dynvgd_jax.compare.") or module is methods:
+        # that of the methods holds those of the files it is made of; the fields of
+        # comparisons and of demonstrators are no run's
+        others = ("dynvgd_jax.compare.", "dynvgd_jax.demos.")
+        if name.startswith(others) or module is methods:
             continue
         if name.startswith("dynvgd_jax."):
             counts.update(getattr(module, "FIELDS", {}).keys())

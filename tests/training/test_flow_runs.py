@@ -51,3 +51,10 @@ def test_a_run_does_not_go_on_with_the_other_kind(config, run, toy_policy, tmp_p
         train(other, run, make_env=ReachEnv, resume=True)
     description = json.loads((run / "policy/policy.json").read_text())
     assert description["kind"] == "flow_mlp"
+
+
+def test_a_run_meant_for_the_other_kind_begins_nothing(toy_policy, tmp_path):
+    config = tiny(toy_policy, policy_kind="flow_mlp")
+    with pytest.raises(UserError, match="expected 'flow_mlp'"):
+        train(config, tmp_path / "run", make_env=ReachEnv)
+    assert not (tmp_path / "run").exists()

@@ -44,7 +44,6 @@ class Moved(NamedTuple):
     value: Any
     changes: set[str] = set()  # noqa: RUF012
     beside: dict[str, Any] = {}  # noqa: RUF012, fields that both runs have moved
-    slow: bool = False  # a quick test of the files beside this one sees it too
 
 
 ALL_STEPS = {"guidance.last_k": 0}
@@ -62,6 +61,7 @@ FIELDS: dict[str, list[Moved] | str] = {
     "task": ELSEWHERE + "test_task_and_environments_are_robosuites",
     "method": [Moved("vgd", GUIDES | {"plan"})],
     "base_policy": [Moved("other", DECODES)],
+    "policy_kind": ELSEWHERE + "tests/training/test_flow_runs.py",
     "ddim_steps": [Moved(1, DECODES)],
     "seed": [Moved(10, CRITICS | {"episodes", "explore"})],
     "num_seeds": ELSEWHERE + "test_seeds_side_by_side_are_those_alone",
@@ -84,7 +84,6 @@ FIELDS: dict[str, list[Moved] | str] = {
             "randn",
             {"explore", "act1", "guide1", "steered", "plan"},
             {"eval.noises": ("tanh_randn", "randn")},
-            slow=True,
         )
     ],
     "end_at_success": [Moved(True, {"episodes", "stored", "train", "points"})],
@@ -100,7 +99,7 @@ FIELDS: dict[str, list[Moved] | str] = {
     "target_reduce": [Moved("mean", {"call1", "critics1"})],
     "target_backup": [Moved("max", CALL, CANDIDATES), Moved("mean", CALL, CANDIDATES)],
     "target_proposals": [Moved(1, CALL, KEPT | {"target_backup": "mean"})],
-    "target_n_step": [Moved(2, {"call1", "critics1"}, slow=True)],
+    "target_n_step": [Moved(2, {"call1", "critics1"})],
     "critic.kind": [Moved("quantile", CRITICS), Moved("hl_gauss", CRITICS)],
     "critic.num": [Moved(3, CRITICS | {"points"})],
     "critic.width": [Moved(6, CRITICS)],
@@ -111,7 +110,7 @@ FIELDS: dict[str, list[Moved] | str] = {
     ],
     "critic.initial_value": [
         Moved(-3.0, {"guide1", "call1", "critics1", "targets1"}),
-        Moved(-3.0, CRITICS, HL_GAUSS, slow=True),
+        Moved(-3.0, CRITICS, HL_GAUSS),
     ],
     "critic.quantiles": [Moved(3, CRITICS, QUANTILE)],
     "critic.kappa": [Moved(3.0, {"call1", "critics1"}, QUANTILE)],
@@ -134,21 +133,21 @@ FIELDS: dict[str, list[Moved] | str] = {
     "guidance.beta": [Moved(2.0, GUIDES)],
     "guidance.c_local": [Moved(3.0, GUIDES)],
     "guidance.c_global": [Moved(3.0, LATER)],  # the first TD error is 0
-    "guidance.warmup_updates": [Moved(4, GUIDES, slow=True)],
+    "guidance.warmup_updates": [Moved(4, GUIDES)],
     # Acting is 2 vector steps after the start, and the first training call 3.
     "guidance.weight_warmup_env_steps": [
         Moved(3 * VECTOR_STEP, {"act1", "guide1"}),
-        Moved(3 * VECTOR_STEP + 1, {"act1", "guide1", "call1"}, slow=True),
+        Moved(3 * VECTOR_STEP + 1, {"act1", "guide1", "call1"}),
     ],
     "proposals.noises": [
         Moved(("tanh_randn", "randn"), CALL | {"act1", "guide1", "guide2"}, KEPT),
     ],
     "proposals.dtype": ELSEWHERE + "test_proposing.py",
     # an edit is nothing before the first training call, and costs nothing in it
-    "edit.max_step": [Moved(0.5, {"critics1"}, EDIT, slow=True)],
-    "edit.penalty": [Moved(5.0, {"call2"}, EDIT, slow=True)],
-    "edit.width": [Moved(6, {"critics1"}, EDIT, slow=True)],
-    "edit.depth": [Moved(2, {"critics1"}, EDIT, slow=True)],
+    "edit.max_step": [Moved(0.5, {"critics1"}, EDIT)],
+    "edit.penalty": [Moved(5.0, {"call2"}, EDIT)],
+    "edit.width": [Moved(6, {"critics1"}, EDIT)],
+    "edit.depth": [Moved(2, {"critics1"}, EDIT)],
     "golden_ticket.num_tickets": ELSEWHERE + "test_wiring_by_hand.py",
     "dsrl.noise_magnitude": DSRL,
     "dsrl.first_noise": DSRL,
@@ -180,57 +179,11 @@ FIELDS: dict[str, list[Moved] | str] = {
     "env.engine": ELSEWHERE + "test_task_and_environments_are_robosuites",
     "env.num_threads": ELSEWHERE + "test_task_and_environments_are_robosuites",
 }
-# Fields whose rows are slow ones: of sizes, budgets and evaluation much else in the
-# quick tests goes wrong too, and the rest is seen where the comments say.
-SEEN_ELSEWHERE = {
-    "method",
-    "ddim_steps",
-    "total_env_steps",
-    "num_envs",
-    "utd",
-    "batch_size",
-    "critic.num",
-    "critic.width",
-    "critic.depth",
-    "critic.quantiles",
-    "critic.kappa",
-    "critic.bins",
-    "critic.v_min",
-    "critic.v_max",
-    "initial_critics",
-    "guidance.scale",
-    "guidance.last_k",
-    "guidance.first_k",
-    "guidance.time_anneal",
-    "guidance.candidates",
-    "replay.capacity",
-    "replay.offline_dataset",
-    "replay.offline_share",
-    "eval.episodes",
-    "eval.every_env_steps",
-    "eval.num_envs",
-    "eval.noises",
-    "checkpoint.every_env_steps",
-    "log.every_env_steps",
-    # by numbers worked by hand, in test_wiring_by_hand.py
-    "base_policy",
-    "explore.noises",
-    "explore.hold_chunks",
-    "end_at_success",
-    "guidance.weight_warmup_env_steps",
-    # and in test_wiring_draws.py
-    "reward_offset",
-    "overlap",
-    "gamma",
-    "target_clip",
-    "replay.memory",
-}
 MOVED = [
     pytest.param(
         field,
         moved,
         id=f"{field}={moved.value}",
-        marks=[pytest.mark.slow] if moved.slow or field in SEEN_ELSEWHERE else [],
     )
     for field, rows in FIELDS.items()
     if not isinstance(rows, str)
@@ -301,6 +254,7 @@ def test_both_kinds_of_episodes_are_among_them(runs):
     assert 0 < whole_chunk.mean() < any_step.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("field", "moved"), MOVED)
 def test_a_field_changes_this_and_no_more(runs, field, moved):
     before = runs(**moved.beside)
