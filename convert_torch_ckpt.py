@@ -47,7 +47,7 @@ from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.output import note, quietly
 from dynvgd_jax.envs.base import check_task
-from dynvgd_jax.runs.terminal import job, module, print_next
+from dynvgd_jax.runs.terminal import job, module, print_next, with_policy
 
 PROGRAM = "convert_torch_ckpt.py"
 JOBS = ("policy", "critic", "dataset", "inspect", "to_torch")
@@ -200,8 +200,7 @@ def _convert_policy(values: flags.FlagValues) -> None:
         policy_kind=values.policy_kind,
     )
     _report(values.output, result)
-    steer = job(result.task, "ddim", f"--config.base_policy={values.output}")
-    print_next({"episodes": module("evaluate", values.output)} | steer)
+    print_next(with_policy(result.task, result.kind, values.output))
 
 
 def _report(output: str, result) -> None:

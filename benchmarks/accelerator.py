@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.markup import escape
 from rich.table import Table
 
 from dynvgd_jax.core.command import run_command
@@ -94,6 +95,7 @@ def start_part(
     environment = dict(os.environ)
     if part.jax_on_cpu or device == "cpu":
         environment["JAX_PLATFORMS"] = "cpu"
+    environment.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one card is looked at
     with tempfile.TemporaryDirectory() as folder:
         rows, log = Path(folder) / "rows", Path(folder) / "log"
         command = [sys.executable, "-m", "benchmarks.accelerator", f"--one={name}"]
@@ -203,9 +205,10 @@ def print_found(found: Found, ended: dict[str, dict[str, object]]) -> None:
         table.add_column(heading, justify="right" if heading == "value" else "left")
     for part, rows in found.items():
         how = ended[part]
-        table.add_row(part, f"({how['ended']})", f"{how['seconds']}", "s", style="bold")
+        ended_by = escape(f"({how['ended']})")
+        table.add_row(part, ended_by, f"{how['seconds']}", "s", style="bold")
         for what, (value, unit) in rows.items():
-            table.add_row("", what, f"{value:.4g}", unit)
+            table.add_row("", escape(what), f"{value:.4g}", unit)
     print_table(table)
 
 
@@ -241,9 +244,9 @@ def main(arguments=None) -> int:
         print(f"{name}: {ended[name]['ended']}", file=sys.stderr, flush=True)
     for part, what, value, unit in list(derived(found)):
         found[part][what] = (value, unit)
-    print_found(found, ended)
     report = {"machine": describe(options.device), "parts": ended, "found": found}
     options.output.write_text(json.dumps(report, indent=1) + "\n")
+    print_found(found, ended)
     return 0 if all(how["ended"] == "done" for how in ended.values()) else 1
 
 

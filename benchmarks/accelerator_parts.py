@@ -194,7 +194,7 @@ def seeds(scale: Scale) -> Rows:
     alone = None
     for count in scale.seeds:
         several = Learners(case, count)
-        seconds = median_seconds(several.seconds, scale.rounds)
+        seconds = float(np.median([several.seconds() for _ in range(scale.rounds)]))
         del several
         alone = alone or seconds
         yield f"training call, seeds side by side: {count}", 1e3 * seconds, "ms"
@@ -226,8 +226,8 @@ def short_run(config: ConfigDict, vector_steps: int, chunk_len: int = 4) -> Conf
 def run_rows(config: ConfigDict, make_env=None) -> Rows:
     """The time line of a vector step, and control steps per second, of a whole run.
 
-    Its evaluations, its first training call, which compiles, and the ten vector steps
-    after that are not counted.
+    Its evaluations, its first training call, which compiles, and what is logged of the
+    twenty vector steps from that on are not counted.
     """
     from dynvgd_jax.report.events import read_curves
     from dynvgd_jax.training.loop import train

@@ -28,7 +28,7 @@ from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.envs.robosuite import build, tasks
 from dynvgd_jax.envs.robosuite.headless import robosuite
 
-PACKAGES = "ml_collections,tensorboardX"  # beside robosuite
+PACKAGES = "ml_collections,tensorboardX,termcolor"  # beside robosuite
 ASSETS = Path("models", "assets")
 # Of robosuite's own folder, beside its assets: programs and settings.
 SUFFIXES = (".py", ".json", ".yaml", ".txt", "METADATA")

@@ -151,7 +151,8 @@ def get_config() -> ConfigDict:
     # (published); "estimate", the step's own, which keeps its own noise.
     config.guidance.point = "decoded"
     # Start noises decoded (and guided) per chunk, of which acting takes the one whose
-    # chunk has the highest value. TD targets decode one. Published: 1.
+    # chunk has the highest value. With target_backup "guided" targets
+    # decode one. Published: 1.
     config.guidance.candidates = 1
     # Factor of lambda at DDIM step k of K: "linear" (k+1)/K, "cosine"
     # 0.5 - 0.5 cos(pi (k+1)/K), "off" 1. The published YAML says `off`, unquoted, which
@@ -281,7 +282,7 @@ def with_preset(config: ConfigDict, preset: str) -> ConfigDict:
 
 
 def _quick(config: ConfigDict) -> None:
-    """What makes Can and Square learn on two CPU cores: docs/results/learning.md."""
+    """What makes Can and Square learn on two CPU cores: docs/results/proposals.md."""
     _small(config)
     config.num_envs = 16
     config.total_env_steps = 192_000

@@ -15,7 +15,7 @@ def get_config(preset: str = "") -> ConfigDict:
 
     # What launch.py runs.
     config.job = "pretrain"
-    # "lift", "can", "square" or "transport" (robosuite 1.4.1).
+    # As in configs/base.py.
     config.task = "can"
     # Demonstrations: DPPO's train.npz with normalization.npz beside it, or robomimic's
     # low-dimensional HDF5. Made by configs/can_demos.py.

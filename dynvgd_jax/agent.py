@@ -158,6 +158,8 @@ def load_agent(folder: str | Path, overrides: dict[str, Any] | None = None) -> A
     policy = load_policy(config.base_policy)
     if {"task", "base_policy"} & {*(overrides or {})}:
         policy.require_task(config.task)
+    if {"policy_kind", "base_policy"} & {*(overrides or {})}:
+        policy.require_kind(config.policy_kind)
     if config.method != saved.method:
         _refuse_method(folder, saved, config, policy)
     _refuse_critics(folder, saved, config)

@@ -44,7 +44,7 @@ TASKS = {
         obs_dim=19,
         chunk_len=4,
         max_episode_env_steps=300,
-        parts=_parts,  # leave it out for env.engine=robosuite, 5 to 10 times slower
+        parts=_parts,  # leave it out for env.engine=robosuite, ten times slower
     )
 }
 SCRIPTS = {"high": lift_script.SCRIPT}  # who demonstrates; not needed with own data

@@ -1,7 +1,7 @@
 r"""Audits the critics of a run: do they know which actions are better, and how well?
 
   python -m dynvgd_jax.audit runs/can_ddim8-quick-seed0
-  python -m dynvgd_jax.audit runs/can_ddim8-quick-seed0/checkpoints/576000 \
+  python -m dynvgd_jax.audit runs/can_ddim8-quick-seed0/checkpoints/128000 \
       --states=64 --chunks=8 --repeats=8 --lengths=0.05,0.1,0.2,0.4
 
 The first argument is a run folder (its newest checkpoint) or one checkpoint. Writes

@@ -18,7 +18,7 @@ from dynvgd_jax.envs import base as envs_base
 from dynvgd_jax.envs.base import VectorEnv
 from dynvgd_jax.runs.durable import new_folder, refuse_existing
 from dynvgd_jax.runs.settings import versions
-from dynvgd_jax.runs.terminal import Progress, module, print_next
+from dynvgd_jax.runs.terminal import Progress, held_out, print_next
 from dynvgd_jax.steering.noise import START_NOISES
 
 FOLDER = "audit"  # in the run's folder, one folder a checkpoint inside
@@ -103,7 +103,7 @@ def run_audit(
     except OSError as error:
         raise UserError(f"cannot write {target}: {error}; give --output") from error
     print(f"wrote {target}")
-    print_next({"held-out episodes": module("evaluate", folder, "--seed=1")})
+    print_next({"held-out episodes": held_out(folder, config.eval.seed)})
     return found
 
 

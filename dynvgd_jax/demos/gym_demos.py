@@ -20,7 +20,7 @@ from dynvgd_jax.demos.gym_play import check_gym_task, play
 from dynvgd_jax.demos.meaning import GYM
 from dynvgd_jax.envs import base as envs
 from dynvgd_jax.envs.gym.tasks import env_id
-from dynvgd_jax.runs.terminal import Progress, print_table
+from dynvgd_jax.runs.terminal import Progress, job, print_next, print_table
 
 FIELDS = {
     "task": check_gym_task,
@@ -70,7 +70,9 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     write_dppo(workdir, episodes, env_args=env_args(config.task))
     print_table(summary(config.task, episodes))
-    print(f"Written to {workdir}: train.npz, normalization.npz")
+    print(f"wrote {workdir}: train.npz, normalization.npz")
+    data = f"--config.dataset={workdir / 'train.npz'}"
+    print_next(job(config.task, "pretrain", data))
 
 
 def env_args(task: str) -> dict[str, Any]:

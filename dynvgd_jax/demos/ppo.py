@@ -30,7 +30,7 @@ from dynvgd_jax.demos.gym_play import check_gym_task, play
 from dynvgd_jax.envs import base as envs
 from dynvgd_jax.envs.rollout import EVAL_STREAM, TRAIN_STREAM, episode_seed
 from dynvgd_jax.runs.settings import write_config, write_versions
-from dynvgd_jax.runs.terminal import Progress
+from dynvgd_jax.runs.terminal import Progress, job, print_next
 
 FIELDS = {
     "task": check_gym_task,
@@ -195,6 +195,7 @@ def train_agent(config: ConfigDict, workdir: str | Path) -> list[float]:
     finally:
         run.close()
     print(f"wrote {len(reached)} agents to {workdir}, of returns {reached}")
+    print_next(job(config.task, "demos", f"--config.agents={workdir}"))
     return reached
 
 

@@ -92,6 +92,7 @@ def source_config(source: str) -> ConfigDict:
         description = load_json(locate(source) / DESCRIPTION)
         config.task, config.method = str(description.get("task")), "base"
         config.base_policy = source
+        config.policy_kind = str(description.get("kind", config.policy_kind))
         return config
     if _holds_only_a_policy(Path(source)):
         raise UserError(

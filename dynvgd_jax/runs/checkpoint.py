@@ -267,7 +267,7 @@ def _read_manifest(folder: Path) -> tuple[dict[str, dict], dict[str, str]]:
     if not path.is_file():
         raise UserError(f"{folder} is no complete checkpoint: {MANIFEST} is missing")
     manifest = load_json(path)
-    # the packaged policies' manifests are older than the digest
+    # folders of before the digest have none
     if manifest.get("digest", _digest(manifest)) != _digest(manifest):
         raise UserError(f"{path} is damaged; use another checkpoint")
     try:

@@ -32,7 +32,7 @@ def evaluation_line(
     if s.returns is not None:
         score = f", normalised score {interval_text(s.scores)}" if s.scores else ""
         return (
-            f"evaluated at {s.control_steps:,} control steps: {label}{s.policy}: "
+            f"evaluated at {s.control_steps:,} {unit}: {label}{s.policy}: "
             f"return {interval_text(s.returns)}{score}, length {s.mean_length:.0f}, "
             f"{s.episodes} episodes{faults}, {duration_text(seconds)}"
         )
@@ -44,15 +44,19 @@ def evaluation_line(
     )
 
 
-def results_table(summaries: Sequence[Summary]) -> Table:
+def results_table(summaries: Sequence[Summary], unit: str = "control steps") -> Table:
     """Returns a table with one row an evaluation.
 
     The 95 % intervals are Wilson's, of returns the bootstrap's over episodes.
+
+    Args:
+      summaries: of the evaluations.
+      unit: of the training before each.
     """
     by_return = any(s.returns is not None for s in summaries)
     what = "Return" if by_return else "Success"
     table = Table(title=f"{what} with 95 % intervals", title_justify="left")
-    for heading in ("control steps", "policy and start noise", "episodes"):
+    for heading in (unit, "policy and start noise", "episodes"):
         table.add_column(heading, justify="left" if "policy" in heading else "right")
     own = RETURN_HEADINGS if by_return else SUCCESS_HEADINGS
     for heading in own:
@@ -162,9 +166,14 @@ def episodes_text(values: np.ndarray) -> str:
     return f"{mean:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low < high else "")
 
 
-def print_results(summaries: Sequence[Summary], console: Console | None = None) -> None:
+def print_results(
+    summaries: Sequence[Summary],
+    console: Console | None = None,
+    *,
+    unit: str = "control steps",
+) -> None:
     """Prints the table of a run's evaluations to stdout."""
-    print_table(results_table(summaries), console)
+    print_table(results_table(summaries, unit), console)
 
 
 def print_seed_means(

@@ -23,6 +23,9 @@ _RATE_WINDOW_S = 300.0
 _LINE_EVERY_S = 60.0
 # Steps that mostly take less than this say nothing before.
 PATIENCE_S = 5.0
+_PURPOSES = {"demos": "demonstrate", "pretrain": "pre-train"}
+# Kind of policy -> how the names of configurations go on that steer it.
+_STEERED = {"diffusion_mlp": "ddim", "flow_mlp": "flow"}
 
 
 def duration_text(seconds: float | None) -> str:
@@ -72,21 +75,46 @@ def module(name: str, *arguments: str | Path) -> tuple[str | Path, ...]:
     return "python", "-m", f"dynvgd_jax.{name}", *arguments
 
 
-def job(task: str, kind: str, *arguments: str) -> dict[str, tuple[str, ...]]:
-    """Returns a command of launch.py by purpose; none for a task without such a file.
+def held_out(run: Path, eval_seed: int) -> tuple[str | Path, ...]:
+    """Returns the evaluation of a run on episodes that it has not seen."""
+    return module("evaluate", run, f"--seed={eval_seed + 1}")
+
+
+def job(task: str, kind: str, *arguments: str) -> dict[str, tuple[str | Path, ...]]:
+    """Returns a command of the launcher by purpose; none where a task has no such file.
 
     Args:
       task: of the configuration file.
-      kind: how its name goes on behind the task: "pretrain" or "ddim".
+      kind: how its name goes on behind the task: "demos", "pretrain", "ddim" or "flow".
       arguments: of the command.
     """
     name = re.compile(rf"configs/{re.escape(task)}_{kind}[0-9]*\.py")
     found = [file for file in config_files() if name.fullmatch(file)]
     if not found:
         return {}
-    purpose, preset = ("steer it", ":quick") if kind == "ddim" else ("pre-train", "")
-    command = ("python", "launch.py", f"--config={found[-1]}{preset}", *arguments)
-    return {purpose: command}
+    preset = ":quick" if kind in _STEERED.values() else ""
+    command = module("launch", f"--config={found[-1]}{preset}", *arguments)
+    return {_PURPOSES.get(kind, "steer it"): command}
+
+
+def with_policy(
+    task: str, policy_kind: str, policy: str | Path, seed: int = 0
+) -> dict[str, tuple[str | Path, ...]]:
+    """Returns what one may do with a new policy; nothing for a kind of one's own.
+
+    That is known only where the file that adds it has run.
+
+    Args:
+      task: of the policy.
+      policy_kind: as configurations name it.
+      policy: its folder.
+      seed: of the episodes.
+    """
+    if policy_kind not in _STEERED:
+        return {}
+    episodes = module("evaluate", policy, *([f"--seed={seed}"] if seed else []))
+    steer = job(task, _STEERED[policy_kind], f"--config.base_policy={policy}")
+    return {"episodes": episodes} | steer
 
 
 class Progress:

@@ -69,9 +69,11 @@ def read_dppo_config(path: str | Path) -> DppoConfig:
     _require(path, get, "model.denoised_clip_value", (None, 1))
     _require(path, get, "model.final_action_clip_value", (None,))
     _require(path, get, "cond_steps", (None, 1))
-    steps = _count(path, get, "denoising_steps", 2, 10_000)
-    ft_steps = _count(path, get, "ft_denoising_steps", 0, 10_000)
     kind = _kind(path, get("model._target_"))
+    # a flow may take one step, and has no T
+    least = 1 if kind == FLOW else 2
+    steps = _count(path, get, "denoising_steps", least, 10_000)
+    ft_steps = _count(path, get, "ft_denoising_steps", 0, 10_000)
     activation = get(f"{network}.activation_type")
     if get(network) is not None:
         activation = activation or "Mish"

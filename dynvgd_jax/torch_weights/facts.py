@@ -126,7 +126,8 @@ def gather(
 
 def _kind(said: Fact | None, source: Path, notes: list[str]) -> Fact:
     """The kind of policy; ReinFlow's folders are called `..._pre_reflow_mlp_...`."""
-    in_path = any("reflow" in words for words in _words(source))
+    named = ({"reflow", "diffusion"} & set(words) for words in _words(source))
+    in_path = next(filter(None, named), set()) == {"reflow"}  # what the nearest says
     if said is None and in_path:
         return Fact(FLOW, "reflow in its path")
     if said is not None and in_path and said.value != FLOW:

@@ -38,14 +38,15 @@ class ConvertedPolicy(NamedTuple):
     task: str
     difference: float  # largest |jax - torch| of what the network predicts
     notes: list[str]  # what a user should know, one line each
-    predicts: str  # "predicted noise" or "predicted velocity"
+    kind: str  # of policy, as configurations name it
 
     def agreement(self) -> str:
         """One line: what was compared, and what that does not cover."""
+        predicted = "velocity" if self.kind == FLOW else "noise"
         return (
-            f"the {self.predicts} agrees with torch's within {self.difference:.1e}; "
-            "that covers the tensors, not what they cannot tell: task, T, activation "
-            "and scale, or whether it is noise or a flow's velocity"
+            f"the predicted {predicted} agrees with torch's within "
+            f"{self.difference:.1e}; that covers the tensors, not what they cannot "
+            "tell: task, T, activation and scale, or whether it is noise or a flow's velocity"
         )
 
 
@@ -119,9 +120,8 @@ def convert_policy(
     notes = [f"{facts.line()}, weights {checkpoint.weights or 'as they are'}, {scale}"]
     notes += [*facts.notes, *checkpoint.notes]
     note = None if said is None else disagreements(said, policy.network)
-    predicts = "predicted velocity" if policy.kind == FLOW else "predicted noise"
     notes += [note] if note else []
-    return ConvertedPolicy(policy.task, difference, notes, predicts)
+    return ConvertedPolicy(policy.task, difference, notes, policy.kind)
 
 
 def largest_difference(policy: Policy, checkpoint: Checkpoint) -> float:

@@ -53,14 +53,13 @@ def evaluate_steered(run: RunState) -> None:
             inputs = evaluation_inputs(*where, run.env_steps)
             chunk = programs.act_one(learner, inputs).chunk
             if programs.value is not None:
-                # an evaluation's last wave repeats its first row
-                rows = np.unique(seeds, return_index=True)[1]
-                acted_q.append((programs.value(learner, obs, chunk).combined, rows))
+                q = programs.value(learner, obs, chunk).combined
+                acted_q.append((q, seeds.copy(), chunk_index.copy()))
             return chunk
 
         label = f"seed {seed.seed}, " if len(run.seeds) > 1 else ""
         found.append(play(run, name, label, act))
-        everyones_q.append(_gather_q(acted_q))
+        everyones_q.append(_gather_q(run, acted_q, found[-1]))
     for seed, results, q in zip(run.seeds, found, everyones_q, strict=True):
         record_evaluation(seed, run.env_steps, name, results, q)
     run.to_evaluate = False
@@ -68,10 +67,25 @@ def evaluate_steered(run: RunState) -> None:
         save(run)  # so that a resumed run does not repeat it
 
 
-def _gather_q(acted: list[tuple[jax.Array, np.ndarray]]) -> list[float]:
-    """Q of the chunks that acted, in all processes; fetched only now."""
-    own = [float(q) for values, rows in jax.device_get(acted) for q in values[rows]]
-    return [q for part in processes.gather_objects(own) for q in part]
+def _gather_q(
+    run: RunState,
+    decided: list[tuple[jax.Array, np.ndarray, np.ndarray]],
+    results: list[EpisodeResult],
+) -> list[float]:
+    """Q of the chunks that acted, in all processes; fetched only now.
+
+    Of ended episodes, and of rows that fill a batch, more is decided than acts.
+    """
+    chunk_len = run.job.policy.chunk_len
+    chunks = {int(r.seed): -(-int(r.length) // chunk_len) for r in results}
+    own = {}
+    for q, seeds, chunk_index in jax.device_get(decided):
+        rows = zip(map(int, seeds), map(int, chunk_index), map(float, q), strict=True)
+        for seed, chunk, value in rows:
+            if chunk < chunks[seed]:
+                own[seed, chunk] = value
+    parts = processes.gather_objects(list(own.values()))
+    return [value for part in parts for value in part]
 
 
 def play(run: RunState, name: str, label: str, act: ActFn) -> list[EpisodeResult]:

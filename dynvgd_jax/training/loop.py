@@ -13,7 +13,7 @@ from dynvgd_jax.envs.base import can_draw
 from dynvgd_jax.runs.clocks import Clocks, Due
 from dynvgd_jax.runs.report import print_results, print_seed_means
 from dynvgd_jax.runs.summary import Summary
-from dynvgd_jax.runs.terminal import curves, module, print_next
+from dynvgd_jax.runs.terminal import curves, held_out, module, print_next
 from dynvgd_jax.steering.base import Decision
 from dynvgd_jax.training import processes
 from dynvgd_jax.training.evaluation import evaluate_base, evaluate_steered
@@ -66,7 +66,7 @@ def train(
         one_seed = run.seeds[0].workdir
         commands = {
             "curves": curves(Path(workdir)),
-            "held-out episodes": module("evaluate", one_seed, "--seed=1"),
+            "held-out episodes": held_out(one_seed, config.eval.seed),
         }
         if can_draw(config):
             commands["films"] = module("evaluate", one_seed, "--videos=6")
@@ -179,7 +179,8 @@ def _act_and_update(run: RunState) -> None:
         decisions = _of_each_seed(run, decision)
     _start_rollouts(run, decisions)
     if run.job.config.overlap:
-        scalars = _update(run, run.env_steps + run.job.vector_step)
+        with run.clocks.measure("update"):
+            scalars = _update(run, run.env_steps + run.job.vector_step)
         _finish_rollouts(run, beside=True)
     else:
         _finish_rollouts(run)

@@ -35,7 +35,7 @@ from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
 from dynvgd_jax.runs.metrics import MetricsLog
 from dynvgd_jax.runs.report import evaluation_line, print_results
 from dynvgd_jax.runs.summary import Summary, measures, shown, summarise
-from dynvgd_jax.runs.terminal import Progress, curves, job, module, print_next
+from dynvgd_jax.runs.terminal import Progress, curves, print_next, with_policy
 from dynvgd_jax.steering.noise import START_NOISES, start_noise
 
 # Uses of the run's key.
@@ -74,13 +74,11 @@ def pretrain(
     finally:
         run.close()
     if run.summaries:
-        print_results(run.summaries)
+        print_results(run.summaries, unit=_UNIT)
     policy = Path(workdir) / POLICY
-    commands = {
-        "curves": curves(Path(workdir)),
-        "held-out episodes": module("evaluate", policy, "--seed=1"),
-    }
-    print_next(commands | job(config.task, "ddim", f"--config.base_policy={policy}"))
+    # other episodes than those of its own evaluations
+    then = with_policy(config.task, config.policy_kind, policy, config.seed + 1)
+    print_next({"curves": curves(Path(workdir))} | then)
     return run.summaries
 
 

@@ -134,6 +134,6 @@ def test_run_writes_every_file(tmp_path, capsys):
     said = capsys.readouterr()
     assert "swift" in said.out and " episodes/s | " in said.err
     assert said.out.splitlines()[-1] == (
-        "pre-train: python launch.py --config=configs/lift_pretrain.py "
+        "pre-train: python -m dynvgd_jax.launch --config=configs/lift_pretrain.py "
         f"--config.dataset={folder}/train.npz"
     )

@@ -52,7 +52,8 @@ def test_a_long_conversion_shows_how_far_it_is(folder, capsys, monkeypatch):
     command = (
         f"--config=configs/can_pretrain.py --config.dataset={folder}/out/train.npz"
     )
-    assert said.out.splitlines()[-1] == f"pre-train: python launch.py {command}"
+    launch = "pre-train: python -m dynvgd_jax.launch"
+    assert said.out.splitlines()[-1] == f"{launch} {command}"
     assert run(source, f"--output={folder}/again", task, "--quiet") == 0
     said = capsys.readouterr()
     assert said.err == "" and said.out.count("\n") == 1

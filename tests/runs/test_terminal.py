@@ -171,7 +171,7 @@ def test_the_next_commands_are_words_as_a_shell_takes_them(capsys):
     print_next(
         {
             "curves": terminal.curves(folder),
-            "held-out episodes": terminal.module("evaluate", folder, "--seed=1"),
+            "held-out episodes": terminal.held_out(folder, eval_seed=0),
         }
     )
     assert capsys.readouterr().out == (
@@ -186,7 +186,17 @@ def test_the_next_commands_are_words_as_a_shell_takes_them(capsys):
 def test_commands_name_configurations_that_are_there(task):
     found = terminal.job(task, "ddim") | terminal.job(task, "pretrain", "--x=1")
     assert shlex.join(found["steer it"]) == (
-        f"python launch.py --config=configs/{task}_ddim8.py:quick"
+        f"python -m dynvgd_jax.launch --config=configs/{task}_ddim8.py:quick"
     )
-    assert found["pre-train"][2:] == (f"--config=configs/{task}_pretrain.py", "--x=1")
+    assert found["pre-train"][3:] == (f"--config=configs/{task}_pretrain.py", "--x=1")
     assert terminal.job("somebody:own", "ddim") == {}
+
+
+def test_what_a_new_policy_is_good_for_depends_on_its_kind():
+    found = terminal.with_policy("square", "flow_mlp", "ckpts/flow", seed=3)
+    assert {name: shlex.join(words) for name, words in found.items()} == {
+        "episodes": "python -m dynvgd_jax.evaluate ckpts/flow --seed=3",
+        "steer it": "python -m dynvgd_jax.launch --config=configs/square_flow.py:quick "
+        "--config.base_policy=ckpts/flow",
+    }
+    assert terminal.with_policy("square", "somebodys", "ckpts/own") == {}

@@ -101,7 +101,9 @@ def test_learns_to_reach(run):
 
 def test_says_what_it_does_and_what_to_type_next(dataset, tmp_path, capsys):
     short = SHORT | {"eval.episodes": 2, "eval.num_envs": 2, "eval.every_steps": 30}
-    pretrain(small_config(dataset, short), tmp_path / "run", ScaledReachEnv)
+    config = small_config(dataset, short)
+    seed = config.seed
+    pretrain(config, tmp_path / "run", ScaledReachEnv)
     said = capsys.readouterr()
     lines = said.err.splitlines()
     for steps in (30, 60):
@@ -109,9 +111,9 @@ def test_says_what_it_does_and_what_to_type_next(dataset, tmp_path, capsys):
         assert sum(line.startswith(start) for line in lines) == 1
     policy = tmp_path / "run" / "policy"
     assert said.out.splitlines()[-3:] == [
-        f"curves:            tensorboard --logdir={tmp_path / 'run'}",
-        f"held-out episodes: python -m dynvgd_jax.evaluate {policy} --seed=1",
-        "steer it:          python launch.py --config=configs/can_ddim8.py:quick "
+        f"curves:   tensorboard --logdir={tmp_path / 'run'}",
+        f"episodes: python -m dynvgd_jax.evaluate {policy} --seed={seed + 1}",
+        "steer it: python -m dynvgd_jax.launch --config=configs/can_ddim8.py:quick "
         f"--config.base_policy={policy}",
     ]
     with quietly():
