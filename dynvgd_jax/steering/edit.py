@@ -218,8 +218,8 @@ class _Edit:
             move, edited = self._edit(editor, batch.next_obs, one)
             value = self._value_of(critic, batch.next_obs, edited)
             loss = edit_loss(value, move, counts, self.options.penalty)
-            lengths = counts * jnp.linalg.norm(edited - one, axis=-1)
-            length = jnp.sum(lengths) / jnp.maximum(jnp.sum(counts), 1.0)
+            # of all rows, also of the few after a done: so devices can average it
+            length = jnp.mean(jnp.linalg.norm(edited - one, axis=-1))
             return loss, {"train/actor_loss": loss, "train/edit_length": length}
 
         grads, scalars = jax.grad(loss_fn, has_aux=True)(now.editor)

@@ -46,7 +46,8 @@ class ConvertedPolicy(NamedTuple):
         return (
             f"the predicted {predicted} agrees with torch's within "
             f"{self.difference:.1e}; that covers the tensors, not what they cannot "
-            "tell: task, T, activation and scale, or whether it is noise or a flow's velocity"
+            "tell: task, T, activation and scale, or whether it is noise or a flow's "
+            "velocity"
         )
 
 
