@@ -79,7 +79,7 @@ def collect_states(
             require_finite(result, slots, books)
             books.enter(slots, result, plan.reward_offset)
             obs[slots] = result.obs
-            slots = slots[~(result.success.all(axis=1) | result.ended)]
+            slots = slots[~(result.whole_success | result.ended)]
             if not len(slots):
                 break
         progress(start + len(wave))
@@ -212,13 +212,13 @@ def _play_wave(env, act, states, plan, state, ids, chunk, outcomes, wave) -> Non
         reward = chunk_reward(result.reward, plan.reward_offset, result.skipped)
         jobs = wave[slots]
         outcomes.discounted[jobs] += discount * reward
-        outcomes.success[jobs] |= result.success.all(axis=1)
+        outcomes.success[jobs] |= result.whole_success
         outcomes.length[jobs] += 1
         outcomes.fault[jobs] = result.fault
         discount *= plan.gamma
         ended = (books.chunks[slots] >= last[slots]) | result.ended
         if plan.end_at_success:
-            ended |= result.success.all(axis=1)
+            ended |= result.whole_success
         slots = slots[~ended]
         if len(slots):
             chunks = np.asarray(act(obs, ids[padded], books.chunks))

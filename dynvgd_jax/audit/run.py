@@ -92,6 +92,7 @@ def run_audit(
         with new_folder(target) as partial:
             env = make_env(num_envs)
             try:
+                envs_base.require_saving(env)
                 agent.policy.require_fit(*env.sizes[:3])
                 played = _play(env, subject, plan, policy)
             finally:

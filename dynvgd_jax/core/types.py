@@ -26,6 +26,13 @@ class ChunkResult(NamedTuple):
         return self.fault if self.terminated is None else self.fault | self.terminated
 
     @property
+    def whole_success(self) -> np.ndarray:
+        """[n] bool, every control step that was executed was successful."""
+        steps = np.arange(self.reward.shape[1])
+        executed = steps < self.reward.shape[1] - self.skipped[:, None]
+        return (self.success | ~executed).all(axis=1) & executed.any(axis=1)
+
+    @property
     def skipped(self) -> np.ndarray:
         """[n] int32, last control steps of the chunk that were not executed."""
         if self.steps is None:

@@ -83,6 +83,11 @@ def load_offline(
         )
     is_demos = is_hdf5(path) or "states_next" not in load_npz(path, ["states_next"])
     if is_demos:
+        if judged_by_return(task):
+            raise UserError(
+                f"{path}: demonstrations of task {task!r} do not say whether anything "
+                "followed their ends; expected an npz of transitions"
+            )
         data = load_dataset(path, task, filter_key=filter_key, needs_rewards=True)
         require_same_sizes(path, data.obs, data.actions, norm, "the base policy")
         obs = _rescale_obs(data.normalization, norm, data.obs)
@@ -201,7 +206,6 @@ def _check_transitions(
     known = find_task(task)
     if known is not None:
         check_words(path, read_npz_env_args(path), known, needs_rewards=True)
-    if not judged_by_return(task):  # whose rewards may be anything
         check_chunk_rewards(path, transitions.reward, chunk_len, reward_offset)
     warn_of_scale(path, task, transitions.obs, "the base policy's scale")
     actions = transitions.action.reshape(len(transitions.action), chunk_len, -1)

@@ -17,7 +17,7 @@ import optax
 from ml_collections import ConfigDict
 
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.core.fields import anything, check_fields, count, each, number
+from dynvgd_jax.core.fields import check_fields, count, each, number
 from dynvgd_jax.core.types import PyTree
 from dynvgd_jax.demos.gym_agent import (
     Agent,
@@ -35,7 +35,7 @@ from dynvgd_jax.runs.terminal import Progress, job, print_next
 FIELDS = {
     "task": check_gym_task,
     "seed": number(0, 2**31 - 1),
-    "returns": each(anything, least=1),
+    "returns": each(number(-1e12, 1e12), least=1),
     "total_env_steps": count(1),
     "num_envs": number(1, 4096),
     "horizon": count(1),
@@ -162,6 +162,12 @@ def train_agent(config: ConfigDict, workdir: str | Path) -> list[float]:
       UserError: bad fields, no such environment, or the budget ends before that.
     """
     check_fields(config, FIELDS)
+    collected = config.horizon * config.num_envs
+    if collected < config.batch_size:
+        raise UserError(
+            f"config.batch_size: found {config.batch_size}, expected at most horizon x "
+            f"num_envs, the {collected} control steps of a round"
+        )
     workdir = Path(workdir)
     run = _Run(config)
     workdir.mkdir(parents=True, exist_ok=True)

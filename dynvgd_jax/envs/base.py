@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import re
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -95,9 +96,10 @@ class Camera(Protocol):
 
 
 _MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-_NEEDED = ("task_names", "make_env", "FIELDS")  # of every simulator
+_NEEDED = ("task_names", "make_env")  # functions of every simulator
 # What a module of a user's can raise while it is imported.
 _BROKEN = (SyntaxError, LookupError, AttributeError, NameError, TypeError, ValueError)
+_BROKEN += (OSError, RuntimeError, AssertionError, ArithmeticError, SystemExit)
 
 
 def own_simulator(task: str) -> ModuleType | None:
@@ -107,7 +109,7 @@ def own_simulator(task: str) -> ModuleType | None:
       UserError: the module is not found, fails, or is no simulator.
     """
     name, colon, _ = str(task).rpartition(":")
-    if not colon or name in SIMULATORS:
+    if not colon or _named_simulator(task) is not None:
         return None
     if not _MODULE_NAME.fullmatch(name):
         raise UserError(
@@ -124,11 +126,13 @@ def own_simulator(task: str) -> ModuleType | None:
     except _BROKEN as error:
         problem = f"{type(error).__name__}: {error}"
         raise UserError(f"config.task: the module {name} fails: {problem}") from error
-    missing = [part for part in _NEEDED if not hasattr(module, part)]
+    missing = [part for part in _NEEDED if not callable(getattr(module, part, None))]
+    if not isinstance(getattr(module, "FIELDS", None), Mapping):
+        missing.append("FIELDS")
     if missing:
         raise UserError(
             f"config.task: the module {name} has no {', '.join(missing)}, expected "
-            "those of a simulator: docs/own.md"
+            "those of a simulator, two functions and a dictionary: docs/own.md"
         )
     return module
 
@@ -188,6 +192,16 @@ def task_sizes(task: str) -> EnvSizes | None:
     if task not in task_names():
         return None
     return _inside(task).sizes(task)
+
+
+def require_saving(env: VectorEnv) -> None:
+    """Raises UserError where the environments are no `SavesState`."""
+    missing = [part for part in ("get_state", "set_state") if not hasattr(env, part)]
+    if missing:
+        raise UserError(
+            f"config.task: its environments have no {' and no '.join(missing)}, which "
+            "checkpoints and audits need: docs/own.md"
+        )
 
 
 def make_camera(config: ConfigDict, normalization: Normalization, size: int) -> Camera:

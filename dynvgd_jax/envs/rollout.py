@@ -99,7 +99,7 @@ class Books(NamedTuple):
             result.reward, offset, result.skipped
         )
         self.success_any[indices] |= result.success.any(axis=1)
-        self.success_chunk[indices] |= result.success.all(axis=1)
+        self.success_chunk[indices] |= result.whole_success
 
     def close(
         self, index: int, chunk_len: int, fault: bool, skipped: int = 0
@@ -258,7 +258,7 @@ class Collector:
         self.books.enter(everyone, result, self.reward_offset)
         done = result.ended.copy()
         if self.end_at_success:
-            done |= result.success.all(axis=1)
+            done |= result.whole_success
         over = done | (self.books.chunks >= max_chunks(self.env))
         if not self.bootstrap_at_time_limit:
             done = over

@@ -93,6 +93,8 @@ def source_config(source: str) -> ConfigDict:
         config.task, config.method = str(description.get("task")), "base"
         config.base_policy = source
         config.policy_kind = str(description.get("kind", config.policy_kind))
+        if judged_by_return(config.task):
+            config.reward_offset = 0.0
         return config
     if _holds_only_a_policy(Path(source)):
         raise UserError(

@@ -5,7 +5,7 @@ import statistics as plain
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dynvgd_jax.core.scores import SUCCESS
+from dynvgd_jax.core.scores import RETURN, SUCCESS
 from dynvgd_jax.report import statistics
 from dynvgd_jax.report.commands import command_of, is_kept
 from dynvgd_jax.report.grouping import Panel, Setting, differing, rate, value_text
@@ -124,18 +124,18 @@ def comparison(panel: Panel) -> Table:
     for setting in panel.trained:
         steps = panel.compared_at or setting.common_steps[-1]
         rates = setting.rates_at(steps)
-        reached = [_reach_text(setting, threshold) for threshold in THRESHOLDS]
+        reached = [_reach_text(setting, t) for t in _thresholds(panel)]
         middle = statistics.interquartile_mean([rates], panel.within)
         found = success(setting, steps)
         rows.append((setting.label, len(rates), steps, found, middle, *reached))
     for base in base_scores(panel):
         own = list(base.by_episode.values())
         found = statistics.success_of_run(own, panel.within)
-        reached = ["0" if found.value >= t else "never" for t in THRESHOLDS]
+        reached = ["0" if found.value >= t else "never" for t in _thresholds(panel)]
         rows.append((base.label, 1, 0, found, Estimate(found.value), *reached))
     what = _what([panel])
     headings = ("setting", "seeds", "control steps", what, "interquartile mean")
-    headings += tuple(f"steps to {t:.0%}" for t in THRESHOLDS)
+    headings += tuple(f"steps to {t:.0%}" for t in _thresholds(panel))
     note = (
         "Steps to a success: the first evaluation that reaches it, the median over "
         "seeds and how many of them did. The interquartile mean drops the highest and "
@@ -147,6 +147,11 @@ def comparison(panel: Panel) -> Table:
         else f"{what.capitalize()} at each setting's last evaluation"
     )
     return Table("comparison", title, headings, rows, note)
+
+
+def _thresholds(panel: Panel) -> tuple[float, ...]:
+    """Successes, or scores; a return alone has no scale."""
+    return () if panel.measure == RETURN else THRESHOLDS
 
 
 def _reach_text(setting: Setting, threshold: float) -> str:
@@ -169,7 +174,7 @@ def steps_to(panels: Sequence[Panel]) -> Table:
     for panel in panels:
         for setting in panel.trained:
             for run in setting.evaluated:
-                for threshold in THRESHOLDS:
+                for threshold in _thresholds(panel):
                     steps = _reached(run, threshold)
                     minutes = None if steps is None else run.minutes_at(steps)
                     own = (setting.label, run.config["seed"], threshold, steps, minutes)
@@ -234,14 +239,16 @@ def differences(panels: Sequence[Panel]) -> Table:
 def over_tasks(panels: Sequence[Panel]) -> Table | None:
     """Interquartile means over all parts, and who improves on whom; None for one part.
 
-    Only what stands under one name in every part has them.
+    Only what stands under one name in every part has them; a mean, where all parts are
+    judged on one scale.
     """
     by_panel = [{s.label: s.rates for s in scores(panel)} for panel in panels]
     labels = [n for n in by_panel[0] if all(n in own for own in by_panel)]
     if len(panels) < 2 or not labels:
         return None
     rows = []
-    for label in labels:
+    kinds = {panel.measure for panel in panels}
+    for label in labels if len(kinds) == 1 and RETURN not in kinds else ():
         ours = [own[label] for own in by_panel]
         rows.append((label, None, statistics.interquartile_mean(ours), None))
     trained = [x for x in labels if not x.startswith("base/")]

@@ -88,6 +88,7 @@ def open_run(
     offline = _load_offline(config, policy, saved[0])
     num_envs = own_envs(config.num_envs, processes.count())
     own = [_open_env(make_env, num_envs, held) for _ in folders]
+    envs.require_saving(own[0])  # now, rather than at the first checkpoint
     sizes = own[0].sizes
     policy.require_fit(sizes.obs_dim, sizes.action_dim, sizes.chunk_len)
     eval_envs = min(config.eval.num_envs, config.eval.episodes)

@@ -158,6 +158,12 @@ def test_rewards_of_gym_tasks_may_be_anything(tmp_path):
         load_offline(tmp_path / "x.npz", reach_norm(), 4, 0.0, "can")
 
 
+def test_demonstrations_of_gym_tasks_do_not_say_what_followed(tmp_path):
+    np.savez(tmp_path / "x.npz", states=np.zeros((4, 4)), traj_lengths=[4])
+    with pytest.raises(UserError, match=r"do not say whether.*npz of transitions"):
+        load_offline(tmp_path / "x.npz", reach_norm(), 4, 0.0, "gym:Reach-v0")
+
+
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     return random_policy(tmp_path_factory.mktemp("policy") / "policy")

@@ -143,6 +143,22 @@ def test_a_training_writes_agents_at_their_returns(tmp_path):
         ppo.train_agent(config, tmp_path / "two")
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"horizon": 4, "num_envs": 8, "batch_size": 64}, "at most horizon x num_envs"),
+        ({"returns": ("x",)}, "config.returns"),
+        ({"returns": (float("nan"),)}, "config.returns"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(tmp_path, changes, words):
+    config = hopper_agent.get_config().unlock()
+    config.update(changes)
+    with pytest.raises(UserError, match=words):
+        ppo.train_agent(config, tmp_path / "one")
+    assert not (tmp_path / "one").exists()
+
+
 def test_robosuites_tasks_have_other_experts(tmp_path):
     config = hopper_agent.get_config().unlock()
     config.task = "can"

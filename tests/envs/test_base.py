@@ -71,6 +71,26 @@ def test_a_task_may_lie_in_a_module_of_ones_own(own):
         base.make_camera(config, None, 64)
 
 
+def test_what_a_simulator_calls_tasks_is_its_own_affair(own):
+    own("own_sim_words", "FIELDS, TASKS = {}, ('push',)", *SIMULATOR)
+    assert find_task("own_sim_words:push") is None
+    own("own_sim_others", "FIELDS, TASKS = {}, {'push': 3}", *SIMULATOR)
+    assert find_task("own_sim_others:push") is None
+
+
+def test_gymnasiums_own_way_to_name_a_module_is_gymnasiums(monkeypatch):
+    assert base.own_simulator("gym:my_envs:Foo-v0") is None
+    base.field_rules()["task"]("task", "gym:my_envs:Foo-v0")
+
+
+def test_what_cannot_be_saved_is_refused_before_it_is_played():
+    env = types.SimpleNamespace(get_state=lambda: {})
+    with pytest.raises(UserError, match=r"have no set_state, which checkpoints"):
+        base.require_saving(env)
+    env.set_state = lambda state: None
+    base.require_saving(env)
+
+
 def test_fields_of_an_own_simulator_are_checked_when_it_is_made(own):
     own(
         "own_sim_wind",
@@ -94,14 +114,20 @@ def test_fields_of_an_own_simulator_are_checked_when_it_is_made(own):
         ("../own:pull", r"found '\.\./own:pull', expected a task, or MODULE:NAME"),
         (":pull", "expected a task, or MODULE:NAME"),
         ("own_sim_half:pull", "own_sim_half has no make_env, FIELDS, expected"),
+        ("own_sim_data:pull", "own_sim_data has no task_names, FIELDS, expected"),
         ("own_sim_broken:pull", "module own_sim_broken fails: NameError: name 'oops'"),
+        ("own_sim_file:pull", "module own_sim_file fails: FileNotFoundError"),
+        ("own_sim_exit:pull", "module own_sim_exit fails: SystemExit"),
         ("pull", r"unknown task 'pull'.*one of your own is MODULE:NAME"),
     ],
 )
 def test_what_is_wrong_with_an_own_module_is_one_line(own, task, words):
     own("own_sim_good", "FIELDS = {}", *SIMULATOR)
     own("own_sim_half", SIMULATOR[0])
+    own("own_sim_data", "FIELDS, task_names = None, ('pull',)", SIMULATOR[1])
     own("own_sim_broken", "oops")
+    own("own_sim_file", "open('no such scene.xml')")
+    own("own_sim_exit", "raise SystemExit(0)")
     with pytest.raises(UserError, match=words) as caught:
         base.make_env(ConfigDict({"task": task, "env": {}}), None, 1)
     assert "\n" not in str(caught.value)

@@ -365,3 +365,15 @@ def test_a_fall_is_the_end_and_the_time_limit_may_not_be(past_limit):
     collector = Collector(FallingEnv(1, 99, 4), 0, 1.0, **options)
     _, (last, _, _) = collector.step(chunks), collector.step(chunks)
     assert (last.discount[0], last.ended[0]) == (float(past_limit), True)
+
+
+def test_a_chunk_that_ends_early_succeeds_by_what_was_executed():
+    def result(success, steps):
+        success = np.array(success, bool)
+        reward = np.zeros(success.shape, np.float32)
+        return ChunkResult(None, reward, success, None, None, steps).whole_success
+
+    rows = [[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 0]]
+    np.testing.assert_array_equal(result(rows, None), [True, False, False, False])
+    steps = np.array([3, 1, 2, 0], np.int32)
+    np.testing.assert_array_equal(result(rows, steps), [True, True, False, False])

@@ -152,6 +152,17 @@ def test_over_tasks_by_hand(make, tmp_path):
     assert over_tasks(panels[:1]) is None
 
 
+def test_returns_and_successes_have_no_common_mean(make, tmp_path):
+    for task in ("can", "gym:Pendulum-v1"):
+        make(f"{task[:3]}/d", evaluations=((1000, 5),), task=task)
+        make(f"{task[:3]}/v", evaluations=((1000, 7),), task=task, method="vgd")
+    panels, _ = grouped(tmp_path)
+    rows = {row[:2]: row[2:] for row in over_tasks(panels).rows}
+    assert ("dynvgd", "vgd") in rows and all(mean is None for mean, _ in rows.values())
+    headings = [comparison(panel).headings for panel in panels]
+    assert [any("steps to" in h for h in own) for own in headings] == [True, False]
+
+
 def test_the_command_names_the_nearest_configuration(make, tmp_path):
     make("a", ddim_steps=4, seed=3, total_env_steps=20_000_000, evaluations=())
     run = find_runs([tmp_path / "runs/a"]).runs[0]

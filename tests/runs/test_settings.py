@@ -1,8 +1,11 @@
 """What a run's folder says about the program that made it."""
 
 import subprocess
+from pathlib import Path
 
 import dynvgd_jax
+from configs import base
+from dynvgd_jax.core.fields import field_names
 from dynvgd_jax.runs import settings
 
 
@@ -29,3 +32,11 @@ def test_an_installed_copy_has_no_commit_of_the_repository_around_it(
     assert len(settings.versions()["git_commit"]) == 40
     copy.write_text("changed")
     assert settings.versions()["git_commit"].endswith("+changes")
+
+
+def test_what_runs_of_before_lack_has_the_meaning_that_it_had():
+    """`fields_of_a_first_run.txt` are those of a run that has to load for ever."""
+    first = Path(__file__).with_name("fields_of_a_first_run.txt").read_text().split()
+    now = field_names(base.get_config())
+    assert set(now) - set(first) <= set(settings.ADDED_FIELDS)
+    assert set(settings.ADDED_FIELDS) <= set(now)

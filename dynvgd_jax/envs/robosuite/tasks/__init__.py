@@ -1,5 +1,7 @@
 """The robosuite tasks by name; a file each. Importing them imports no simulator."""
 
+from collections.abc import Mapping
+
 from dynvgd_jax.envs.base import check_task, own_simulator, unknown_task
 from dynvgd_jax.envs.robosuite.task import Task
 from dynvgd_jax.envs.robosuite.tasks import can, lift, square, transport
@@ -23,7 +25,9 @@ def find_task(name: str) -> Task | None:
     own = own_simulator(name)
     if own is None:
         return TASKS.get(name)
-    return getattr(own, "TASKS", {}).get(name.rpartition(":")[2])
+    tasks = getattr(own, "TASKS", None)
+    found = tasks.get(name.rpartition(":")[2]) if isinstance(tasks, Mapping) else None
+    return found if isinstance(found, Task) else None
 
 
 def get_task(name: str) -> Task:
