@@ -12,11 +12,11 @@ def get_config(preset: str = "") -> ConfigDict:
     config.task = "hopper"
     # Seed of the agents' order, of the resets and of the draws of actions.
     config.seed = 0
-    # Folder of the agents, <number>.npz, made by configs/hopper_agent.py.
+    # Folder of the agents, agent<number>.npz, made by configs/hopper_agent.py.
     config.agents = "data/hopper_agent"
     # Share of each agent, in the order in which they reached their returns, relative to
     # their sum. Our choice: a policy cloned from all of them has good and bad modes.
-    config.operators = ConfigDict({"1": 0.3, "2": 0.3, "3": 0.4})
+    config.operators = ConfigDict({"agent1": 0.3, "agent2": 0.3, "agent3": 0.4})
     # Episodes.
     config.num_episodes = 300
     # Environments that run at once; the demonstrations do not depend on it.

@@ -18,7 +18,8 @@ import pytest
 from dynvgd_jax import launch
 from dynvgd_jax.compare.plan import make_plan
 from dynvgd_jax.core.config_file import load_config
-from dynvgd_jax.core.fields import field_names, get_field
+from dynvgd_jax.core.fields import check_fields, field_names, get_field
+from dynvgd_jax.demos import gym_demos, ppo
 from dynvgd_jax.demos.dataset import load_dataset
 from dynvgd_jax.demos.files import DemoEpisode, write_dppo
 from dynvgd_jax.diffusion.policy_files import ASSETS, load_policy, policy_source
@@ -102,7 +103,7 @@ def readers(monkeypatch, tmp_path):
     """Replaces the jobs by what reads their input; returns how often each ran."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    jobs = ("train", "built", "resume", "pretrain", "demos", "compare")
+    jobs = ("train", "built", "resume", "pretrain", "demos", "compare", "agent")
     ran = dict.fromkeys(jobs, 0)
 
     def run_job(command):
@@ -117,6 +118,10 @@ def readers(monkeypatch, tmp_path):
                 load_dataset(config.dataset, config.task)
         elif kind == "compare":
             make_plan(config, workdir)
+        elif kind == "agent":
+            ppo.check_agent_config(config)
+        elif kind == "demos" and "agents" in config:
+            check_fields(config, gym_demos.FIELDS)
         elif kind == "train" and (ran["train"] % BUILT_EVERY == 0 or ran["files"]):
             ran["built"] += 1
             build(config)
@@ -186,7 +191,7 @@ def test_thousand_mutated_overrides(readers):
     accepted = lines.count("")
     assert 0.1 * OVERRIDES < accepted < 0.7 * OVERRIDES, accepted
     assert readers["built"] >= 10 and readers["pretrain"] >= 10 and readers["demos"]
-    assert readers["compare"] >= 10
+    assert readers["compare"] >= 10 and readers["agent"]
     assert not list(Path.cwd().iterdir())  # nothing was written anywhere
 
 

@@ -155,19 +155,13 @@ def train_agent(config: ConfigDict, workdir: str | Path) -> list[float]:
     """Trains as `config` says (configs/hopper_agent.py); returns the returns reached.
 
     Whenever the mean return of an evaluation first reaches one of `config.returns`, the
-    agent is written to `workdir/<number>.npz`, counted from 1; after the last the
+    agent is written to `workdir/agent<number>.npz`, counted from 1; after the last the
     training ends.
 
     Raises:
       UserError: bad fields, no such environment, or the budget ends before that.
     """
-    check_fields(config, FIELDS)
-    collected = config.horizon * config.num_envs
-    if collected < config.batch_size:
-        raise UserError(
-            f"config.batch_size: found {config.batch_size}, expected at most horizon x "
-            f"num_envs, the {collected} control steps of a round"
-        )
+    check_agent_config(config)
     workdir = Path(workdir)
     run = _Run(config)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -197,12 +191,23 @@ def train_agent(config: ConfigDict, workdir: str | Path) -> list[float]:
                 )
                 while len(reached) < len(wanted) and found >= wanted[len(reached)]:
                     reached.append(found)
-                    save_agent(workdir / f"{len(reached)}.npz", run.agent())
+                    save_agent(workdir / f"agent{len(reached)}.npz", run.agent())
     finally:
         run.close()
     print(f"wrote {len(reached)} agents to {workdir}, of returns {reached}")
     print_next(job(config.task, "demos", f"--config.agents={workdir}"))
     return reached
+
+
+def check_agent_config(config: ConfigDict) -> None:
+    """Raises UserError where the configuration of an agent makes no sense."""
+    check_fields(config, FIELDS)
+    collected = config.horizon * config.num_envs
+    if collected < config.batch_size:
+        raise UserError(
+            f"config.batch_size: found {config.batch_size}, expected at most horizon x "
+            f"num_envs, the {collected} control steps of a round"
+        )
 
 
 class _Run:

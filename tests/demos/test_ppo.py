@@ -136,7 +136,7 @@ def test_a_training_writes_agents_at_their_returns(tmp_path):
     config.eval.episodes, config.eval.every_env_steps = 2, 256
     reached = ppo.train_agent(config, tmp_path / "one")
     assert len(reached) == 2 and all(r < 0 for r in reached)
-    one = load_agent(tmp_path / "one/1.npz")
+    one = load_agent(tmp_path / "one/agent1.npz")
     assert one.obs_mean.shape == (3,) and one.action_high == 2
     config.returns, config.total_env_steps = (1e9,), 512
     with pytest.raises(UserError, match=r"expected .*1000000000"):
@@ -170,14 +170,14 @@ def demos_config(tmp_path, **changes):
     config = hopper_demos.get_config().unlock()
     config.agents, config.num_episodes = str(tmp_path), 6
     del config.operators
-    config.operators = ConfigDict({"1": 0.5, "2": 0.5})
+    config.operators = ConfigDict({"agent1": 0.5, "agent2": 0.5})
     config.update_from_flattened_dict(changes)
     return config
 
 
 def test_demonstrations_become_a_data_set(tmp_path, capsys):
     for i in (1, 2):
-        save_agent(tmp_path / f"{i}.npz", make_agent(seed=i))
+        save_agent(tmp_path / f"agent{i}.npz", make_agent(seed=i))
     gym_demos.run(demos_config(tmp_path), tmp_path / "data")
     assert "normalised score" in capsys.readouterr().out
     data = load_dataset(tmp_path / "data/train.npz", "hopper")
