@@ -127,9 +127,8 @@ for path in sorted(pathlib.Path("benchmarks").glob("*.py")):
 """
 
 
-@pytest.mark.parametrize(
-    "variables", [pytest.param({}, marks=pytest.mark.slow), {"MUJOCO_GL": "egl"}]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("variables", [{}, {"MUJOCO_GL": "egl"}])
 def test_libraries_for_graphics_may_be_missing(variables):
     code = LIBRARIES_ARE_HIDDEN + PLAY + ENTRY_POINTS
     done = namespaces.run(namespaces.HIDE_GRAPHICS, ["-c", code], **variables)

@@ -68,7 +68,9 @@ def test_an_episode_depends_on_its_seed_only(make, engine, name):
     assert_same(first, play(env, 0, 3, 2))
 
 
-@pytest.mark.parametrize("engine", ["compiled", "exact"])
+@pytest.mark.parametrize(
+    "engine", ["compiled", pytest.param("exact", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", list(tasks.TASKS))
 def test_resets_are_robosuites_own(make, engine, name):
     """Equal bits for equal seeds, whatever happened before: an equal distribution.
@@ -91,8 +93,8 @@ def test_resets_are_robosuites_own(make, engine, name):
     ("name", "engine"),
     [
         ("lift", "compiled"),
-        ("can", "exact"),
-        ("square", "exact"),
+        pytest.param("can", "exact", marks=pytest.mark.slow),
+        pytest.param("square", "exact", marks=pytest.mark.slow),
         ("transport", "compiled"),
     ],
 )
