@@ -152,11 +152,12 @@ def test_an_own_robosuite_task_without_parts_is_for_robosuites_engine(own):
         get_task("own_lift:can")
 
 
-def test_robosuites_environments_come_as_the_configuration_says():
-    fields = {"engine": "robosuite", "num_threads": 3}  # nothing to compile
+@pytest.mark.parametrize(("engine", "threads"), [("compiled", 3), ("robosuite", 1)])
+def test_robosuites_environments_come_as_the_configuration_says(engine, threads):
+    fields = {"engine": engine, "num_threads": 3}  # robosuite's own has one
     env = base.make_env(ConfigDict({"task": "lift", "env": fields}), None, 1)
     try:
-        assert (env.task.name, env.engine, env.num_threads) == ("lift", "robosuite", 3)
+        assert (env.task.name, env.engine, env.num_threads) == ("lift", engine, threads)
         assert env.num_envs == 1 and env.sizes == (19, 7, 4, 300)
     finally:
         env.close()
