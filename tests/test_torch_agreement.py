@@ -53,7 +53,7 @@ CASES = (
     ("square", 8, "linear", "mean", "vgd", True, "residual"),
     ("can", 4, "cosine", "mean", "vgd", False, "residual"),
 )
-QUICK = CASES[1:2]  # the published method; the others run with the slow tests
+QUICK = CASES[:3]  # every choice once; the others of the pairs run with the slow tests
 PARAMETERS = [
     pytest.param(
         row,
@@ -72,6 +72,8 @@ def test_the_cases_cover_every_pair_of_choices_and_every_layout():
     for i, j in itertools.combinations(columns, 2):
         found = {(row[i], row[j]) for row in CASES}
         assert found == set(itertools.product(CHOICES[i], CHOICES[j])), (i, j)
+    for i in columns:
+        assert {row[i] for row in QUICK} == set(CHOICES[i]), i
     assert {row[-1] for row in CASES} == set(LAYOUTS)
 
 
@@ -162,28 +164,12 @@ class Case(NamedTuple):
         errors = ref.td_step(*modules, rows, chunk.flatten(1), self.config)
         return float(errors.mean())
 
-    def felt(self):
-        """Of each weight, in learning rates, what float32 makes of the step just made.
-
-        Adam divides a gradient by its size so far: where it all but cancels at first,
-        the rounding of a sum decides how far a weight moves.
-        """
-        found, rounding = {}, 4 * np.finfo(np.float32).eps
-        for name, parameter in self.current.named_parameters():
-            size = np.abs(parameter.grad.numpy()) + 1e-30
-            found[name] = np.minimum(2.0, rounding * size.max() / size)
-        return found
-
-    def assert_same_critics(self, critic, felt):
-        """Within 1e-5, and what `felt` of every step says."""
-        rate = self.config.learning_rate
+    def assert_same_critics(self, critic):
         pairs = ((critic.params, self.current), (critic.target_params, self.target))
         for tree, module in pairs:
             back = critic_layout.from_flax(self.ensemble, tree)
             for name, value in arrays(module).items():
-                allowed = 1e-5 + rate * sum(step[name] for step in felt)
-                wrong = np.abs(back[name] - value) > allowed
-                assert not wrong.any(), (name, np.abs(back[name] - value)[wrong])
+                np.testing.assert_allclose(back[name], value, atol=1e-5, err_msg=name)
 
 
 def make_case(row):
@@ -241,7 +227,6 @@ def test_guided_decode_and_three_td_steps_agree_with_torch(row):
     learner, before = case.learner, copy.deepcopy(case.current)
     tolerance = case.tolerance(noise, batch.next_obs)
     assert tolerance < 2e-5  # far less than guidance does
-    felt = []
     for i in range(UTD):
         batch, noise = draw(sizes, i, BATCH, config.gamma)
         chunk, learner, metrics = program(learner, case.policy.params, batch, noise)
@@ -251,9 +236,8 @@ def test_guided_decode_and_three_td_steps_agree_with_torch(row):
         unguided = ref.decode(case.net, x, obs, case.table)
         assert np.abs(expected - unguided).max() > 1e-3  # guidance is felt
         error = case.reference_step(batch, expected)
-        felt.append(case.felt())
         np.testing.assert_allclose(metrics["train/td_error_mean"], error, rtol=1e-4)
-    case.assert_same_critics(learner.critic, felt)
+    case.assert_same_critics(learner.critic)
     first, now = (arrays(module)["qf0.0.weight"] for module in (before, case.current))
     assert np.abs(now - first).max() > 5e-4  # learning is felt
 
@@ -284,14 +268,13 @@ def test_act_and_a_whole_training_call_agree_with_torch(row):
     np.testing.assert_allclose(batches.discount, case.config.gamma * goes_on)
     assert 0 < goes_on.sum() < goes_on.size
     noises = jax.random.normal(noise_key, (UTD, BATCH, sizes.chunk, sizes.act))
-    errors, felt = [], []
+    errors = []
     for i in range(UTD):
         batch = jax.tree.map(lambda leaf, i=i: leaf[i], batches)
         chunk = case.reference_decode(noises[i], batch.next_obs)
         errors.append(case.reference_step(batch, chunk))
-        felt.append(case.felt())
     np.testing.assert_allclose(after.td_error, np.mean(errors), rtol=1e-4)
-    case.assert_same_critics(after.critic, felt)
+    case.assert_same_critics(after.critic)
 
 
 @pytest.mark.parametrize("task", SIZES)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dynvgd_jax.agent import CHECKPOINTS, load_agent
+from dynvgd_jax.agent import CHECKPOINTS, Agent, load_agent
 from dynvgd_jax.audit import branch
 from dynvgd_jax.audit.branch import policy_act
 from dynvgd_jax.audit.files import write_files
@@ -69,14 +69,7 @@ def run_audit(
     run = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder
     target = Path(output or run / FOLDER / str(agent.env_steps))
     refuse_existing(target)
-    if agent.method.own_noise:  # what it takes is its actor's draw
-        if noise not in (None, "", "randn"):
-            raise UserError(
-                f"--noise: found {noise!r}, but method {config.method!r} learned its "
-                "start noise; leave it out"
-            )
-        noise = "randn"
-    noise = noise or config.acting_noise
+    noise = _start_noise(noise, agent)
     subject = make_subject(agent, noise, seed)
     how = (config.gamma, config.reward_offset, config.end_at_success)
     how += (config.bootstrap_at_time_limit,)
@@ -106,6 +99,18 @@ def run_audit(
     print(f"wrote {target}")
     print_next({"held-out episodes": held_out(folder, config.eval.seed)})
     return found
+
+
+def _start_noise(given: str | None, agent: Agent) -> str:
+    """The start noise to decode from; UserError for one that the method has not."""
+    if agent.method.own_noise:  # what it takes is its actor's draw
+        if given not in (None, "", "randn"):
+            raise UserError(
+                f"--noise: found {given!r}, but method {agent.config.method!r} learned "
+                "its start noise; leave it out"
+            )
+        return "randn"
+    return given or agent.config.acting_noise
 
 
 def _about(
