@@ -16,13 +16,7 @@ from dynvgd_jax.demos.meaning import ROBOSUITE
 from dynvgd_jax.envs.robosuite.options import env_kwargs
 from dynvgd_jax.envs.robosuite.task import Task
 from dynvgd_jax.envs.robosuite.tasks import get_task
-from dynvgd_jax.runs.terminal import (
-    PATIENCE_S,
-    Progress,
-    job,
-    print_next,
-    print_table,
-)
+from dynvgd_jax.runs.terminal import Progress, job, print_next, print_table
 
 LOST_BELOW_Z_M = 0.79  # an object below it has left table and bins: the episode ends
 VALID_SHARE = 0.1  # of the episodes, in robomimic's filter key "valid"
@@ -237,8 +231,7 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     (DPPO); a table with success and length per operator is printed.
     """
     task = get_task(config.task)
-    options = {"unit": "episodes", "patience_s": PATIENCE_S}
-    with Progress(config.num_episodes, **options) as progress:
+    with Progress(config.num_episodes, unit="episodes") as progress:
         successes = []
 
         def show(episode: DemoEpisode) -> None:

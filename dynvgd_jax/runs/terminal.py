@@ -169,10 +169,11 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind, *exception) -> None:
+        failed_at_once = kind is not None and not self._done  # its error says it all
         if self._bar is not None:
             self._bar.stop()
-        elif self._clock() >= self._first_line:
+        elif not failed_at_once and self._clock() >= self._first_line:
             self.message(self.line())
 
     def update(

@@ -132,7 +132,7 @@ def test_run_writes_every_file(tmp_path, capsys):
         assert words["env_kwargs"] == env_kwargs(get_task("lift"))  # as it was built
         assert len(file["mask/operator_swift"]) == 2
     said = capsys.readouterr()
-    assert "swift" in said.out and said.err == ""  # it took no time
+    assert "swift" in said.out and " episodes/s | " in said.err
     assert said.out.splitlines()[-1] == (
         "pre-train: python -m dynvgd_jax.launch --config=configs/lift_pretrain.py "
         f"--config.dataset={folder}/train.npz"

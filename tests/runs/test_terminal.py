@@ -200,3 +200,15 @@ def test_what_a_new_policy_is_good_for_depends_on_its_kind():
         "--config.base_policy=ckpts/flow",
     }
     assert terminal.with_policy("square", "somebodys", "ckpts/own") == {}
+
+
+@pytest.mark.parametrize("done", [0, 2])
+def test_what_fails_before_any_progress_leaves_its_error_alone(done):
+    stream = io.StringIO()
+    with pytest.raises(ValueError), Progress(4, console=Console(file=stream)) as bar:
+        bar._next_line = math.inf  # so that only the end can speak
+        if done:
+            bar.update(done)
+        raise ValueError
+    said = stream.getvalue()
+    assert said.startswith("50.0% |") if done else said == ""
