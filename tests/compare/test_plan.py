@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs import base, compare_can
+from configs.factors_can import FACTORS
 from dynvgd_jax import launch
 from dynvgd_jax.compare import local, records
 from dynvgd_jax.compare.cluster import ClusterExecutor
@@ -14,7 +15,7 @@ from dynvgd_jax.compare.plan import make_plan
 from dynvgd_jax.compare.run import make_executor
 from dynvgd_jax.core.config_file import load_config
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.core.fields import get_field, nested
+from dynvgd_jax.core.fields import field_names, get_field, nested
 from dynvgd_jax.runs.settings import write_config
 from dynvgd_jax.steering.methods import METHODS
 from tests.support.command import ROOT
@@ -143,6 +144,26 @@ def test_the_shipped_comparisons(task, preset):
         *("num_envs", "ddim_steps", "target_n_step", "proposals.noises"),
     ):
         assert len({get_field(run.config, field) for run in runs}) == 1, field
+
+
+@pytest.mark.parametrize(("task", "preset"), [("can", ""), ("square", "short")])
+def test_each_factor_differs_from_quick_in_what_it_says_alone(task, preset):
+    config = load_config(f"{ROOT}/configs/factors_{task}.py:{preset}")
+    plan = make_plan(config, Path("x"))
+    assert len(plan.runs) == 2 * len(FACTORS)
+    quick = next(run.config for run in plan.runs if run.name == "quick")
+    expected = load_config(f"{ROOT}/configs/{task}_ddim8.py:quick").unlock()
+    expected.eval.noises = ("tanh_randn",)
+    if preset:
+        expected.total_env_steps = expected.eval.every_env_steps = 96_000
+    assert quick == expected.lock()
+    for run in plan.runs[: len(FACTORS)]:
+        differ = {
+            name: get_field(run.config, name)
+            for name in field_names(quick)
+            if get_field(run.config, name) != get_field(quick, name)
+        }
+        assert differ == FACTORS[run.name], run.name
 
 
 def test_unknown_presets_are_named():
