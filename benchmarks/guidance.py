@@ -61,6 +61,12 @@ def parse_fields(texts):
 def _fields_and_weight(variant):
     """A variant's fields, and its weight of benchmarks/weights.py or None."""
     fields = parse_fields(variant)
+    for name in ("eval.seed", "eval.episodes"):
+        if name in fields:
+            raise UserError(
+                f"--variant: found {name}, but all lines have the same episodes; "
+                f"expected --{name.partition('.')[2]} in its place"
+            )
     if "weight" not in fields:
         return fields, None
     texts = (text.partition("=") for text in variant)
@@ -102,6 +108,7 @@ def main(arguments=None, make_env=env_for_agent):
     parser.add_argument("runs", nargs="+", type=expand)
     parser.add_argument("--variant", nargs="+", action="append", default=[])
     parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--seed", type=int, help="eval.seed, by default the run's own")
     parser.add_argument("--num_envs", type=int, default=20)
     parser.add_argument("--num_threads", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -121,6 +128,8 @@ def main(arguments=None, make_env=env_for_agent):
         wins, scalars = [], []
         for run in options.runs:
             fields = {"env.num_threads": options.num_threads}
+            if options.seed is not None:
+                fields["eval.seed"] = options.seed
             changes, weight = _fields_and_weight(variant)
             agent = load_agent(run, fields | changes)
             if env is None:

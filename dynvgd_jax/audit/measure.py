@@ -182,9 +182,12 @@ def moves(
 
     `helped` and `harmed` are shares of the chunks whose mean gain is above and below 0;
     `over_random` is the gain beyond that of a random move of equal length.
+    `success_gain` is NaN where no continuation succeeds.
     """
     gain = outcomes.discounted - outcomes.discounted[:, :, :1]
     success = outcomes.success.mean(-1) - outcomes.success[:, :, :1].mean(-1)
+    if not outcomes.success.any():  # a task without success, or nothing to compare
+        success = np.full_like(success, np.nan)
     predicted = first.value - first.value[:, :, :1]
     variants = plan.variants()
     found = []

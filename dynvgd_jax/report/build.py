@@ -170,7 +170,7 @@ def _missing(titles: Sequence[str]) -> str:
 def _keep(
     output: Path, panel: Panel, name: str, label: str, figure, caption=""
 ) -> Picture:
-    place = re.sub(r"\W+", "_", f"{panel.task}_ddim{panel.ddim_steps}")
+    place = re.sub(r"\W+", "_", panel.title.lower().replace("ddim ", "ddim"))
     label = f"{panel.title}: {label}"
     return files.save_figure(output, f"{place}_{name}", label, figure, caption)
 

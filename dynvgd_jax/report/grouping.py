@@ -17,7 +17,7 @@ FREE_FIELDS += ("log.every_env_steps",)
 EQUAL_FIELDS = ("eval.seed", "eval.episodes", "base_policy", "acting_noise")
 EQUAL_FIELDS += ("reward_offset", "env.engine")
 EQUAL_VERSIONS = ("dynvgd_jax", "git_commit", "mujoco", "robosuite")
-_PLACES = ("task", "ddim_steps")  # they choose the part of the page
+_PLACES = ("task", "policy_kind", "ddim_steps")  # they choose the part of the page
 _SEED_AT_END = re.compile(r"[-_/]?seed\d+$")
 
 
@@ -49,9 +49,10 @@ class Setting(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One task with one number of DDIM steps: what can be compared."""
+    """One task, kind of policy and number of decode steps: what can be compared."""
 
     task: str
+    policy_kind: str
     ddim_steps: int
     settings: list[Setting]
     # The base policy's episodes by its name and start noise, of the first with them.
@@ -69,7 +70,9 @@ class Panel(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"{self.task}, DDIM {self.ddim_steps}"
+        if self.policy_kind.startswith("diffusion"):
+            return f"{self.task}, DDIM {self.ddim_steps}"
+        return f"{self.task}, {self.policy_kind}, {self.ddim_steps} steps"
 
     @property
     def trained(self) -> list[Setting]:
@@ -101,12 +104,12 @@ def group(runs: Sequence[Run]) -> tuple[list[Panel], list[str]]:
         places[tuple(run.config[field] for field in _PLACES)].append(run)
     notes: list[str] = []
     panels = []
-    for (task, ddim_steps), own in sorted(places.items()):
+    for place, own in sorted(places.items()):
         settings = _settings(own, notes)
         bases: dict[str, dict[int, Episode]] = {}
         for run in own:
             bases = run.bases | bases
-        panel = Panel(task, ddim_steps, settings, dict(sorted(bases.items())))
+        panel = Panel(*place, settings, dict(sorted(bases.items())))
         panels.append(panel)
         notes += _unequal(panel)
     return panels, notes + _unequal_ddim(panels)
@@ -253,8 +256,8 @@ def _holders_text(holders: Sequence[tuple[Any, list[str]]]) -> str:
 def _unequal_ddim(panels: Sequence[Panel]) -> list[str]:
     """Lines on methods of a task that were not run with the same DDIM steps."""
     notes = []
-    for task in sorted({panel.task for panel in panels}):
-        own = [panel for panel in panels if panel.task == task]
+    for task, kind in sorted({(panel.task, panel.policy_kind) for panel in panels}):
+        own = [p for p in panels if (p.task, p.policy_kind) == (task, kind)]
         methods = {p.ddim_steps: {s.label for s in p.settings} for p in own}
         if len({frozenset(labels) for labels in methods.values()}) > 1:
             text = "; ".join(

@@ -21,6 +21,7 @@ from dynvgd_jax.runs.terminal import PATIENCE_S, Progress
 
 # Without these a run cannot be placed beside others.
 NEEDED_FIELDS = ("task", "method", "seed", "ddim_steps", "acting_noise", "base_policy")
+NEEDED_FIELDS += ("policy_kind",)
 NEEDED_FIELDS += ("total_env_steps", "eval.seed", "eval.episodes", "eval.noises")
 # What lies in a run's folder and is no run.
 _INSIDE_A_RUN = {"checkpoints", "resume", "replay", "policy", "audit"}

@@ -104,6 +104,8 @@ def test_steps_along_the_true_gradient_gain_what_q_promises(exact):
         moves["gradient", 0.3]["true_gain"].value
         > 2 * moves["gradient", 0.1]["true_gain"].value
     )
+    # this task knows no success, so there is none to gain
+    assert np.isnan([m["success_gain"] for m in moves.values()]).all()
     guided = moves["guided", 0.0]  # here the same decode
     assert guided["true_gain"] == (0, 0, 0) and guided["moved"] == 0
 

@@ -42,8 +42,13 @@ def test_as_trained_repeats_the_last_evaluation(finished_run, toy_config, capsys
     wins = [sum(won) / episodes for won in found["as trained"]]
     assert f"as trained {mean_text(wins)}\n" in output
     compare(finished_run, *sizes)
-    one = success_text(sum(expected), episodes)
-    assert f"as trained {one}\n" in capsys.readouterr().out
+    one, output = success_text(sum(expected), episodes), capsys.readouterr().out
+    assert f"as trained {one}\n" in output
+    # other episodes, other scalars
+    seed = toy_config.eval.seed
+    for given in (seed, seed + 1):
+        compare(finished_run, *sizes, f"--seed={given}")
+        assert (capsys.readouterr().out == output) == (given == seed)
 
 
 def test_the_base_policy_does_not_choose(finished_run, toy_config):
@@ -63,6 +68,8 @@ def test_mistakes_are_named(finished_run):
         compare(finished_run, "--variant", "scale")
     with pytest.raises(UserError, match=r"guidance\.scal: no such field"):
         compare(finished_run, "--variant", "guidance.scal=0")
+    with pytest.raises(UserError, match=r"found eval\.seed, .* expected --seed in its"):
+        compare(finished_run, "--variant", "eval.seed=2")
     with pytest.raises(UserError, match="--episodes: found 0, expected 1 up"):
         compare(finished_run, "--episodes=0")
 

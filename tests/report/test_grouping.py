@@ -15,7 +15,7 @@ from dynvgd_jax.report.grouping import group
 from dynvgd_jax.report.reading import find_runs
 from dynvgd_jax.report.tables import commands_table, comparison, improvement, over_tasks
 from dynvgd_jax.runs.metrics import event_files
-from dynvgd_jax.runs.settings import VERSIONS_FILE
+from dynvgd_jax.runs.settings import CONFIG_FILE, VERSIONS_FILE
 from tests.report.made_runs import make_run
 
 
@@ -85,6 +85,21 @@ def test_what_must_be_equal_is_said_with_field_and_runs(make, tmp_path):
         "can: ddim_steps differs, each value has a part of its own: 4 in dynvgd" in text
     )
     assert len(notes) == 4
+
+
+def test_another_kind_of_policy_has_a_part_of_its_own(make, tmp_path):
+    make("d", policy_kind="diffusion_mlp")
+    make("of_before", seed=1)
+    path = tmp_path / "runs/of_before" / CONFIG_FILE
+    config = json.loads(path.read_text())
+    del config["policy_kind"]  # there was one kind
+    path.write_text(json.dumps(config))
+    make("f", policy_kind="flow_mlp", base_policy="builtin:can_flow")
+    panels, notes = grouped(tmp_path)
+    found = {panel.title: [s.label for s in panel.settings] for panel in panels}
+    assert found == {"can, DDIM 8": ["dynvgd"], "can, flow_mlp, 8 steps": ["dynvgd"]}
+    assert len(panels[0].settings[0].runs) == 2
+    assert not [note for note in notes if "must be equal" in note]
 
 
 def test_compared_where_all_were_evaluated(make, tmp_path):
