@@ -5,7 +5,9 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+
+# scipy.stats takes a second to import, and most starts come to no interval that needs
+# it: the functions import it themselves.
 
 # 97.5 % quantile of the normal distribution: two-sided 95 % intervals.
 _Z95 = 1.959963984540054
@@ -43,6 +45,8 @@ def t_interval(
       values: such as rates.
       within: what the mean can be.
     """
+    from scipy import stats
+
     mean, error = statistics.fmean(values), stats.sem(values)
     half = stats.t.ppf(0.975, len(values) - 1) * error
     return max(mean - half, within[0]), min(mean + half, within[1])
@@ -56,6 +60,8 @@ def episodes_interval(values: np.ndarray) -> tuple[float, float, float]:
     mean = float(values.mean())
     if np.ptp(values) == 0:
         return mean, mean, mean
+    from scipy import stats
+
     # all resamples at once would take gigabytes; the draws are the same
     batch = max(1, _BOOTSTRAP_VALUES // len(values))
     rng = np.random.default_rng(0)

@@ -12,9 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import masked_crc32c
 
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.types import EpisodeResult
@@ -27,6 +24,7 @@ from dynvgd_jax.runs.settings import (
     write_config,
     write_versions,
 )
+from dynvgd_jax.runs.tensorboardx import Event, Summary, masked_crc32c
 
 EPISODES_FILE = "eval.csv"
 EPISODE_COLUMNS = (

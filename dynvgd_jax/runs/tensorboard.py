@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-from tensorboardX import FileWriter, summary
-from tensorboardX.proto.summary_pb2 import Summary
 
 from dynvgd_jax.core.fields import flat
 from dynvgd_jax.core.scores import judged_by_return
+from dynvgd_jax.runs.tensorboardx import FileWriter, Summary, summary
 
 BINS = 30  # of a histogram
 

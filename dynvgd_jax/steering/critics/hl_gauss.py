@@ -14,8 +14,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
-import scipy.special
 from jax.scipy.special import ndtr
 from ml_collections import ConfigDict
 
@@ -102,13 +100,16 @@ def start_logits(value: float, bins: Bins) -> np.ndarray:
     Of all with this mean the one of most entropy is exponential in the centres; a
     narrow one would have to unlearn the bins that it excludes.
     """
+    # SciPy takes half a second of a start: only who has these critics waits for it.
+    from scipy import optimize, special
+
     places = np.arange(bins.total) - (bins.total - 1) / 2
     wanted = (value - bins.centres.mean()) / bins.width
 
     def error(slope):
-        return scipy.special.softmax(slope * places) @ places - wanted
+        return special.softmax(slope * places) @ places - wanted
 
-    slope = scipy.optimize.brentq(error, -50.0, 50.0)
+    slope = optimize.brentq(error, -50.0, 50.0)
     return np.float32(slope * places)
 
 
