@@ -30,7 +30,9 @@ FACTORS = {
     "utd_32": {"utd": 32},
     "action_noise": {"critic.action_noise": 0.4},
     "initial_value_0": {"critic.initial_value": 0.0},
+    "gamma_98": {"gamma": 0.98, "critic.initial_value": -110.0},
     "two_critics": {"critic.num": 2},
+    "wide_critics": {"critic.width": 512},
     "quantile": {"critic.kind": "quantile"},
     "hl_gauss": {"critic.kind": "hl_gauss"},
     # What acts, first and later.
