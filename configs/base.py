@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     """Returns the fields shared by all tasks, with Can's published values."""
     config = ConfigDict()
 
-    # What launch.py runs: "train", "pretrain", "demos" or "agent".
+    # What launch.py runs; each kind of configuration file has its own: leave it alone.
     config.job = "train"
     # "lift", "can", "square" or "transport" (robosuite 1.4.1); "hopper", "walker2d",
     # "halfcheetah" or gymnasium's id behind "gym:" (docs/gym.md); "MODULE:NAME", one of

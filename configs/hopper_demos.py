@@ -19,7 +19,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.operators = ConfigDict({"agent1": 0.3, "agent2": 0.3, "agent3": 0.4})
     # Episodes.
     config.num_episodes = 300
-    # Environments that run at once; the demonstrations do not depend on it.
+    # Environments that run at once; it changes how an agent's products are rounded.
     config.num_envs = 20
 
     config.env = ConfigDict()

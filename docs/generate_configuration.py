@@ -14,8 +14,8 @@ PAGE = ROOT / "docs" / "configuration.md"
 HEAD = """# Configuration reference
 
 Every field of a training run: on the command line `--config.FIELD=VALUE`, a tuple as
-`--config.eval.noises="('randn',)"`. "Published" is Dynamic VGD's PyTorch code. The
-columns are those of `configs/can_ddim8.py`, its preset `:quick` and what
+`--config.explore.noises=randn,tanh_randn`. "Published" is Dynamic VGD's PyTorch code.
+The columns are those of `configs/can_ddim8.py`, its preset `:quick` and what
 `configs/square_ddim8.py` has in place of Can's value; `=` is the value before it.
 
 `python -m docs.generate_configuration` writes this page from `configs/base.py`; a test

@@ -168,6 +168,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not (root / "README.md").is_file():
         parser.error(f"{root} is no clone: it has no README.md")
     pages = options.pages or commands.pages(root)
+    for page in pages:
+        if not (root / page).is_file():
+            parser.error(f"found no page {page}, expected such as docs/install.md")
     print(f"{'':8}  exit  {'s':>6}  {'page':28}  command")
     counts = dict.fromkeys(("ok", "failed", "left out"), 0)
     results = run_all(root, pages, 60 * options.minutes, set(options.have))

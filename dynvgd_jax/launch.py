@@ -91,6 +91,7 @@ class Command(NamedTuple):
     cluster: tuple | None
     print_commands: bool
     quiet: bool
+    typed: tuple[str, ...]  # fields that the command line names
 
 
 def parse(argv: list[str]) -> Command:
@@ -119,7 +120,7 @@ def parse(argv: list[str]) -> Command:
     if not values.resume and cluster is None and config.job != "compare":
         check_workdir(workdir)
     options = (values.resume, cluster, values.print_commands, values.quiet)
-    return Command(config, workdir, *options)
+    return Command(config, workdir, *options, overrides.typed_fields(argv))
 
 
 def _define_flags(values: flags.FlagValues) -> None:
@@ -205,7 +206,8 @@ def run_job(command: Command) -> None:
             import_jax()
             from dynvgd_jax.compare.run import compare
 
-            compare(config, workdir, stop=stop, print_commands=command.print_commands)
+            options = {"print_commands": command.print_commands, "typed": command.typed}
+            compare(config, workdir, stop=stop, **options)
         return
     if config.job == "pretrain":
         open_devices()

@@ -41,6 +41,8 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args(arguments).folder
+    if folder.exists():
+        parser.error(f"{folder} exists already; give one that does not")
     folder.mkdir(parents=True)
     write_dppo(folder, [demonstrate(seed) for seed in range(400)])
     print(f"wrote {folder}: train.npz, normalization.npz")

@@ -227,6 +227,13 @@ def test_commands_are_run_in_order_and_reported(tmp_path, capsys, monkeypatch):
     assert printed.endswith("4 ok, 1 failed, 5 left out\n")
 
 
+def test_a_page_that_does_not_exist_is_named(tmp_path, capsys):
+    (tmp_path / "README.md").write_text(RUN_PAGE)
+    with pytest.raises(SystemExit):
+        run_commands.main([str(tmp_path), "--pages", "nope.md"])
+    assert "found no page nope.md, expected such as" in capsys.readouterr().err
+
+
 def test_a_command_that_takes_too_long_is_ended_with_what_it_started(
     tmp_path, monkeypatch
 ):

@@ -203,6 +203,7 @@ def test_job_field_chooses_the_module(outside, jobs):
 def test_every_configuration_file_reaches_its_job(outside, jobs, name, with_preset):
     preset = "builtin" if "pretrain" in name else "quick"
     preset = "published_quick" if name.endswith("_vgd.py") else preset
+    preset = "short" if name.startswith("factors_") else preset
     has_one = not name.endswith("_agent.py")
     suffix = f":{preset}" if with_preset and has_one else ""
     arguments = ["launch.py", f"--config={ROOT}/configs/{name}{suffix}"]

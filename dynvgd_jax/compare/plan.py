@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,12 +87,14 @@ class Plan(NamedTuple):
     runs: tuple[Run, ...]  # seed by seed, so that all methods advance alike
 
 
-def make_plan(config: ConfigDict, workdir: Path) -> Plan:
+def make_plan(config: ConfigDict, workdir: Path, typed: Collection[str] = ()) -> Plan:
     """Returns the runs of a comparison.
 
     Args:
       config: of configs/compare_*.py, as the command line left it.
       workdir: of the comparison; runs are in `<method>/seed_<seed>` inside.
+      typed: fields that the command line names: methods with a configuration of their
+        own have them too, even where they are as in `compare.base`.
 
     Raises:
       UserError: a field makes no sense, in the comparison or in one of its runs.
@@ -104,7 +106,13 @@ def make_plan(config: ConfigDict, workdir: Path) -> Plan:
     base = load_config(compare.base)
     shared = _shared(config, base)
     names = compare.methods
-    first = {name: _first_run(config, name, shared, workdir) for name in names}
+    first = {}
+    for name in names:
+        said = {}
+        if name in compare.configs:
+            known = set(typed) & set(field_names(base))
+            said = {field: get_field(config, field) for field in sorted(known)}
+        first[name] = _first_run(config, name, shared | said, workdir)
     runs = [
         _with_seed(first[name], seed)
         for seed in compare.seeds

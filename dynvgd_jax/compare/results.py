@@ -132,6 +132,9 @@ def read_last(run: Run) -> Last:
             rows = [r for r in csv.DictReader(file) if r["policy"] == _policy(run)]
         newest = max(int(row["control_steps"]) for row in rows)
         rows = [row for row in rows if int(row["control_steps"]) == newest]
+        episodes = run.config.eval.episodes
+        if len(rows) != episodes:
+            raise ValueError(f"the last has {len(rows)} of {episodes} episodes")
         returns = [float(row["return"]) for row in rows]
         own = ()
         if judged_by_return(run.config.task):

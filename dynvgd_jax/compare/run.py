@@ -4,7 +4,7 @@ import re
 import shlex
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -63,6 +63,7 @@ def compare(
     *,
     stop: Callable[[], bool] = lambda: False,
     print_commands: bool = False,
+    typed: Collection[str] = (),
 ) -> None:
     """Runs what is left of a comparison and prints its table.
 
@@ -71,12 +72,13 @@ def compare(
       workdir: of the comparison; may hold it already, which then goes on.
       stop: asked often; once it says yes all runs save and end.
       print_commands: print what would be run, and run nothing.
+      typed: fields that the command line names, see `make_plan`.
 
     Raises:
       UserError: a field makes no sense, `workdir` is another comparison's or in use, or
         runs have failed.
     """
-    plan = make_plan(config, workdir)
+    plan = make_plan(config, workdir, typed)
     executor = make_executor(config, workdir)
     notes = records.check_folder(plan, executor.cores)
     if print_commands:

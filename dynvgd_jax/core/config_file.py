@@ -85,5 +85,11 @@ def config_files() -> list[str]:
     return [f"configs/{n}" for n in names if n not in ("base.py", "__init__.py")]
 
 
+def config_of(task: str, kind: str) -> str | None:
+    """Returns the program's own `configs/TASK_KIND.py`, where there is one."""
+    name = f"configs/{task}_{kind}.py"
+    return name if name in config_files() else None
+
+
 def _stem(path: str) -> str:
     return Path(path).stem

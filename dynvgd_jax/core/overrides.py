@@ -59,6 +59,12 @@ def parse_over(
     return values
 
 
+def typed_fields(argv: list[str]) -> tuple[str, ...]:
+    """Returns the dotted names of argv's --config.*, each once."""
+    found = (_OVERRIDE.fullmatch(argument) for argument in with_flag_files(argv)[1:])
+    return tuple(dict.fromkeys(match[2] for match in found if match))
+
+
 def with_flag_files(argv: list[str]) -> list[str]:
     """Returns `argv` with the lines of its --flagfile=FILE in their place."""
     try:

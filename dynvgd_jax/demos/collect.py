@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.core.fields import SEED_END, check_fields, count, number
 from dynvgd_jax.demos.experts import Expert, check_operator, get_script, make_expert
 from dynvgd_jax.demos.files import DemoEpisode, write_dppo, write_robomimic
 from dynvgd_jax.demos.meaning import ROBOSUITE
@@ -19,6 +20,12 @@ from dynvgd_jax.envs.robosuite.tasks import get_task
 from dynvgd_jax.runs.terminal import Progress, job, print_next, print_table
 
 LOST_BELOW_Z_M = 0.79  # an object below it has left table and bins: the episode ends
+FIELDS = {
+    "seed": number(0, SEED_END),
+    "num_episodes": count(1),
+    "num_envs": number(1, 4096),
+    "env.num_threads": number(0, 4096),
+}
 VALID_SHARE = 0.1  # of the episodes, in robomimic's filter key "valid"
 
 
@@ -230,7 +237,13 @@ def run(config: ConfigDict, workdir: str | Path) -> None:
     `workdir` receives `demos.hdf5` (robomimic), `train.npz` and `normalization.npz`
     (DPPO); a table with success and length per operator is printed.
     """
+    if "num_episodes" not in config:
+        raise UserError(
+            "found no config.num_episodes, expected a configuration of demonstrations; "
+            "start from configs/can_demos.py"
+        )
     task = get_task(config.task)
+    check_fields(config, FIELDS)
     with Progress(config.num_episodes, unit="episodes") as progress:
         successes = []
 

@@ -13,6 +13,7 @@ from dynvgd_jax.demos.dataset import (
     load_dataset,
     refuse_filter_key,
     require_same_sizes,
+    require_task_sizes,
 )
 from dynvgd_jax.demos.files import (
     read_dppo,
@@ -88,6 +89,8 @@ def convert_dataset(
         (partial / SOURCE_FILE).write_text(text, encoding="utf-8")
         task = task or _named_task(env_args)
         data = load_dataset(partial / "train.npz", task, name=source)
+        if task is not None:
+            require_task_sizes(source, data, task)
     return _describe(data, task, filter_key, masks)
 
 

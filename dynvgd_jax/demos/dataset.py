@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dynvgd_jax.core.command_line import expand
+from dynvgd_jax.core.config_file import config_of
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.normalize import (
     Normalization,
@@ -32,6 +33,7 @@ from dynvgd_jax.demos.meaning import (
     warn_of_values,
 )
 from dynvgd_jax.diffusion import cloning
+from dynvgd_jax.envs.base import task_sizes
 from dynvgd_jax.envs.robosuite.tasks import find_task
 
 
@@ -75,9 +77,12 @@ def load_dataset(
     """
     path = expand(path)
     if not path.is_file():
+        make = config_of(task, "demos") if task else None
+        advice = f"make them with: python launch.py --config={make} "
+        advice += f"--workdir=data/{task}, or set dataset"
         raise UserError(
-            f"found no demonstrations at {path}; make them with: python launch.py "
-            f"--config=configs/{task}_demos.py --workdir=data/{task}, or set dataset"
+            f"found no demonstrations at {path}; "
+            f"{advice if make else 'give a train.npz or a robomimic HDF5'}"
         )
     read = _read_hdf5 if is_hdf5(path) else _read_npz
     data = read(path, filter_key)
@@ -105,6 +110,21 @@ def _check_meaning(
         unnormalize_action(norm, data.actions),
     )
     warn_of_values(name, task, obs, actions, first_steps)
+
+
+def require_task_sizes(name: str | Path, data: Dataset, task: str) -> None:
+    """Raises UserError where observations or actions have other sizes than the task's.
+
+    Of tasks whose environments tell the sizes nothing is known here.
+    """
+    sizes = task_sizes(task)
+    expected = sizes and (sizes.obs_dim, sizes.action_dim)
+    found = (data.obs.shape[1], data.actions.shape[1])
+    if expected not in (None, found):
+        raise UserError(
+            f"{name}: found observations of {found[0]} and actions of {found[1]} "
+            f"entries, expected {expected[0]} and {expected[1]} of task {task!r}"
+        )
 
 
 def _read_hdf5(path: Path, filter_key: str) -> Dataset:

@@ -26,7 +26,8 @@ def play(
 ) -> list[DemoEpisode]:
     """Returns an episode for each seed, to its end or the time limit.
 
-    They depend on their seeds and the agent, not on how many run at once.
+    They depend on their seeds and the agent; how many run at once changes how products
+    are rounded, which MuJoCo amplifies.
 
     Args:
       env: a `GymVectorEnv` without a scale; plays `num_envs` at a time.

@@ -121,10 +121,16 @@ def cut_transitions(
       reward_offset: subtracted at every control step.
 
     Raises:
-      UserError: no step has a reward, some reward is neither 0 nor 1, or no episode is
-        long enough.
+      UserError: no step has a reward, some reward is neither 0 nor 1, the offset is
+        not 1, or no episode is long enough.
     """
     check_rewards(source, data.rewards)
+    if reward_offset != 1.0:
+        raise UserError(
+            f"config.reward_offset: found {reward_offset:g}, expected 1 with the "
+            f"demonstrations {source}: what follows a success counts as 0; give an npz "
+            "of transitions"
+        )
     ends = np.repeat(np.cumsum(data.lengths), data.lengths)  # [steps], past the last
     starts = np.arange(len(data.obs))
     stops = starts + chunk_len

@@ -14,6 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dynvgd_jax.core.command_line import expand
+from dynvgd_jax.core.config_file import config_of
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import anything, number
 from dynvgd_jax.core.normalize import load_normalization, save_normalization
@@ -131,6 +132,11 @@ def locate(source: str) -> Path:
     """Returns the folder of a policy, see `load_policy`; UserError without one."""
     if not source.startswith(BUILTIN_PREFIX):
         folder = expand(source)
+        if folder.is_file():
+            raise UserError(
+                f"found the file {source}, expected a policy's folder; "
+                "convert_torch_ckpt.py --policy makes one of a PyTorch checkpoint"
+            )
         if not folder.is_dir():
             raise UserError(
                 f"found no policy folder at {source}; give a folder that holds "
@@ -145,9 +151,11 @@ def locate(source: str) -> Path:
     name = source.removeprefix(BUILTIN_PREFIX)
     available = sorted(path.parent.name for path in ASSETS.glob(f"*/{DESCRIPTION}"))
     if name not in available:
+        train = config_of(name, "pretrain")
         raise UserError(
             f"found no built-in policy {name!r}, expected one of "
-            f"{', '.join(available) or 'none'}; train one with "
-            f"configs/{name}_pretrain.py or give a policy folder"
+            f"{', '.join(available) or 'none'}; "
+            + (f"train one with {train} or " if train else "")
+            + "give a policy folder"
         )
     return ASSETS / name

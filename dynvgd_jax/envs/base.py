@@ -120,8 +120,9 @@ def own_simulator(task: str) -> ModuleType | None:
         module = importlib.import_module(name)
     except ImportError as error:
         raise UserError(
-            f"config.task: cannot import the module of {task!r}: {error}; start in "
-            "its folder by `python -m dynvgd_jax.launch`, or set PYTHONPATH to that"
+            f"config.task: cannot import the module of {task!r}: {error}; set "
+            "PYTHONPATH to its folder (`python -m dynvgd_jax.launch`, started there, "
+            "needs none)"
         ) from error
     except _BROKEN as error:
         problem = f"{type(error).__name__}: {error}"

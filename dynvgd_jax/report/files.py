@@ -25,7 +25,8 @@ _MARK_WITHIN = 1000  # characters
 TABLES = ("commands", "comparison", "differences", "evaluations", "fields")
 TABLES += ("improvement", "over_tasks", "runs", "scalars", "steps_to", "td_lambda")
 TABLES += ("versions",)
-_FIGURE = re.compile(r"\w+_ddim\d+_\w+\.(png|svg)")
+# A part's title, such as "can, DDIM 8" or "square, flow_mlp, 8 steps", and a name.
+_FIGURE = re.compile(r"\w+_(ddim\d+|\d+_steps)_\w+\.(png|svg)")
 
 
 @contextmanager

@@ -70,7 +70,7 @@ class Panel(NamedTuple):
 
     @property
     def title(self) -> str:
-        if self.policy_kind.startswith("diffusion"):
+        if self.policy_kind == "diffusion_mlp":
             return f"{self.task}, DDIM {self.ddim_steps}"
         return f"{self.task}, {self.policy_kind}, {self.ddim_steps} steps"
 

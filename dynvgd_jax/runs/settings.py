@@ -82,6 +82,11 @@ def read_config(workdir: str | Path) -> ConfigDict:
 
 
 def _no_run(workdir: Path) -> str:
+    if workdir.is_file():
+        return (
+            f"{workdir} is a file, expected a run folder; convert_torch_ckpt.py makes "
+            "folders of PyTorch checkpoints"
+        )
     if not workdir.is_dir():
         return f"{workdir} is no run folder: there is no such folder"
     seeds = sorted(str(path.parent) for path in workdir.glob(f"seed*/{CONFIG_FILE}"))

@@ -148,7 +148,10 @@ def draw_subset(options: Proposals, key: jax.Array, batch: Transition) -> jax.Ar
     if batch.followed_by is None:
         return chunks
     action, known = batch.followed_by
-    acted = jnp.where(known[:, None], action, chunks[:, 0])
+    # One of them, drawn, stands for what is not known: their mean stays theirs.
+    rows, count = chunks.shape[:2]
+    some = jax.random.randint(jax.random.fold_in(key, 1), (rows,), 0, count)
+    acted = jnp.where(known[:, None], action, chunks[jnp.arange(rows), some])
     return jnp.concatenate([chunks, acted[:, None]], axis=1)
 
 

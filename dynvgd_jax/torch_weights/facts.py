@@ -85,8 +85,8 @@ def gather(
     if task is None:
         where = "" if said is None else f" and none in {said.path}"
         raise UserError(
-            f"found no --task{where}, expected one of {', '.join(task_names())}; the "
-            "checkpoint does not tell"
+            f"found no --task{where}, expected one of {', '.join(task_names())}, or "
+            "MODULE:NAME; the checkpoint does not tell"
         )
     named = _tasks_in(source)
     if named and task.value not in named:

@@ -77,7 +77,7 @@ def pretrain(
         print_results(run.summaries, unit=_UNIT)
     policy = Path(workdir) / POLICY
     # other episodes than those of its own evaluations
-    then = with_policy(config.task, config.policy_kind, policy, config.seed + 1)
+    then = with_policy(config.task, config.policy_kind, policy, config.eval.seed + 1)
     print_next({"curves": curves(Path(workdir))} | then)
     return run.summaries
 
@@ -104,6 +104,7 @@ def check_config(config: ConfigDict) -> None:
         "eval.num_envs": (1, 4096),
         "eval.seed": (0, 2**31 - 1),
         "eval.ddim_steps": (1, 100),
+        "env.num_threads": (0, 4096),
     }
     missing = [f for f in ranges if f.split(".")[0] not in config]
     if missing:

@@ -13,6 +13,7 @@ from dynvgd_jax.compare import local, records
 from dynvgd_jax.compare.cluster import ClusterExecutor
 from dynvgd_jax.compare.plan import make_plan
 from dynvgd_jax.compare.run import make_executor
+from dynvgd_jax.core import overrides
 from dynvgd_jax.core.config_file import load_config
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import field_names, get_field, nested
@@ -78,6 +79,20 @@ def test_a_configuration_of_ones_own_keeps_what_all_share(config):
     assert (runs["vgd"].method, runs["vgd"].batch_size) == ("vgd", 1024)
     assert (runs["dynvgd"].method, runs["dynvgd"].batch_size) == ("dynvgd", 512)
     assert runs["vgd"].eval.episodes == runs["dynvgd"].eval.episodes == 50
+
+
+def test_a_typed_field_is_for_all_even_where_it_changes_nothing(config):
+    config.compare.overrides = nested({})
+    config.compare.methods = ("dynvgd", "vgd")
+    config.compare.configs.vgd = "configs/can_ddim8_vgd.py"
+    typed = overrides.typed_fields(["", "--config=x", "--config.batch_size", "512"])
+    assert typed == ("batch_size",)
+    plan = make_plan(config, Path("x"), typed)
+    runs = {run.name: run for run in plan.runs}
+    assert runs["vgd"].config.batch_size == 512  # of its own file: 1024
+    assert runs["vgd"].config.eval.episodes == 50
+    assert "--config.batch_size=512" not in runs["dynvgd"].flags
+    assert "batch_size" not in plan.shared
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,16 @@ from dynvgd_jax.core.errors import UserError
 HEADING = "control_steps,policy,seed,success_any,success_chunk,return,length\n"
 
 
-def make_run(folder, name, seed, lines, task="can"):
+def make_run(folder, name, seed, lines, task="can", count=None):
+    policy = f"{name}/tanh_randn,"
+    last = [line for line in lines or () if policy in line]
+    newest = [line for line in last if line.partition(",")[0] == last[-1].split(",")[0]]
     config = SimpleNamespace(
-        method=name, acting_noise="tanh_randn", task=task, reward_offset=1.0
+        method=name,
+        acting_noise="tanh_randn",
+        task=task,
+        reward_offset=1.0,
+        eval=SimpleNamespace(episodes=count or len(newest)),
     )
     run = Run(name, seed, folder / name / f"seed_{seed}", (), config, "", {})
     if lines is not None:
@@ -114,6 +121,14 @@ def test_a_damaged_evaluation_is_named(tmp_path, lines):
     run = make_run(tmp_path, "vgd", 0, lines)
     with pytest.raises(UserError, match=r"eval\.csv holds no evaluation of vgd/tanh"):
         results.read_last(run)
+
+
+def test_an_evaluation_without_all_its_episodes_is_named(tmp_path):
+    lines = episodes(192, "vgd/tanh_randn", 2, 3, -1.0)
+    assert results.read_last(make_run(tmp_path, "vgd", 0, lines)).episodes == 3
+    short = make_run(tmp_path, "vgd", 1, lines, count=4)
+    with pytest.raises(UserError, match=r"the last has 3 of 4 episodes"):
+        results.read_last(short)
 
 
 def test_paths_of_logs_stand_beside_the_run():

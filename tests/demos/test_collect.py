@@ -92,6 +92,18 @@ def test_bad_requests():
         collect("can", 0, 0, operators={"careful": 1.0})
 
 
+def test_bad_configurations(tmp_path):
+    config = can_demos.get_config("quick").unlock()
+    for field, value in (("seed", -1), ("env.num_threads", -1), ("num_envs", 0)):
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict({field: value})
+        with pytest.raises(UserError, match=rf"config\.{field}: found {value}"):
+            run(changed, tmp_path)
+    del config.num_episodes
+    with pytest.raises(UserError, match=r"start from configs/can_demos\.py"):
+        run(config, tmp_path)
+
+
 def test_masks_cover_the_episodes():
     blank = np.zeros((1, 1), np.float32)
     episodes = [

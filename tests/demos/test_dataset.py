@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.demos.dataset import load_dataset, split_chunks
+from dynvgd_jax.demos.dataset import (
+    load_dataset,
+    require_task_sizes,
+    split_chunks,
+)
 from dynvgd_jax.demos.files import DemoEpisode, write_dppo, write_robomimic
 
 
@@ -64,6 +68,17 @@ def test_no_share_and_no_long_trajectory(folder):
 def test_missing_file_names_the_command(tmp_path):
     with pytest.raises(UserError, match=r"configs/square_demos\.py --workdir=data/squ"):
         load_dataset(tmp_path / "train.npz", "square")
+
+
+def test_data_of_other_sizes_than_the_task(folder):
+    words = r"observations of 23 and actions of 7 .* expected 19 and 7 of task 'lift'"
+    with pytest.raises(UserError, match=words):
+        require_task_sizes("x", load_dataset(folder / "train.npz", None), "lift")
+    # a task whose configuration file nobody has written
+    with pytest.raises(
+        UserError, match=r"nowhere.npz; give a train.npz or a robomimic"
+    ):
+        load_dataset("nowhere.npz", "own.module:task")
 
 
 def test_missing_or_foreign_normalization(folder):

@@ -53,6 +53,8 @@ def test_what_cannot_teach_is_refused():
         cut_transitions("x", data([0, 0, 0], [3]), 2, 1.0)
     with pytest.raises(UserError, match="no episode of 4 steps"):
         cut_transitions("x", data([0, 0, 1], [3]), 4, 1.0)
+    with pytest.raises(UserError, match=r"reward_offset: found 0, expected 1 with"):
+        cut_transitions("x", data([0, 0, 1], [3]), 2, 0.0)
 
 
 def demonstrations():

@@ -199,6 +199,7 @@ MISTAKES = [
     ([], "found nothing, expected first a run folder"),
     (["--episodes=3"], "found --episodes=3, expected first a run folder"),
     (["{none}"], "is no run folder: there is no such folder"),
+    ([__file__], "is a file, expected a run folder; convert_torch_ckpt.py makes"),
     (["builtin:cann"], "found no built-in policy 'cann', expected one of can,"),
     (["{empty}"], "found no checkpoint in"),
     (["{pretrained}"], "is no training run; give the policy in it: "),

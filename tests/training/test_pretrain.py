@@ -102,7 +102,7 @@ def test_learns_to_reach(run):
 def test_says_what_it_does_and_what_to_type_next(dataset, tmp_path, capsys):
     short = SHORT | {"eval.episodes": 2, "eval.num_envs": 2, "eval.every_steps": 30}
     config = small_config(dataset, short)
-    seed = config.seed
+    seed = config.eval.seed
     pretrain(config, tmp_path / "run", ScaledReachEnv)
     said = capsys.readouterr()
     lines = said.err.splitlines()
@@ -188,6 +188,7 @@ def test_existing_run_is_not_touched(run, dataset):
     ("changes", "message"),
     [
         ({"dataset": "nowhere/train.npz"}, "configs/can_demos.py --workdir=data/can"),
+        ({"env.num_threads": -1}, "config.env.num_threads: found -1"),
         ({"chunk_len": 8}, r"\(4, 2, 8\), expected \(4, 2, 4\)"),
         ({"chunk_len": 17}, "17 steps"),
         ({"num_steps": 0}, "config.num_steps: found 0"),

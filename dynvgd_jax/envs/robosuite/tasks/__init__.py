@@ -2,7 +2,13 @@
 
 from collections.abc import Mapping
 
-from dynvgd_jax.envs.base import check_task, own_simulator, unknown_task
+from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.envs.base import (
+    check_task,
+    own_simulator,
+    task_names,
+    unknown_task,
+)
 from dynvgd_jax.envs.robosuite.task import Task
 from dynvgd_jax.envs.robosuite.tasks import can, lift, square, transport
 
@@ -34,7 +40,11 @@ def get_task(name: str) -> Task:
     """Returns the named task; UserError names the nearest one otherwise."""
     task = find_task(name)
     if task is None:
-        if own_simulator(name) is not None:
-            check_task("task", name)
-        raise unknown_task(name, tuple(TASKS))
+        if own_simulator(name) is None and name not in task_names():
+            raise unknown_task(name, tuple(TASKS))
+        check_task("task", name)
+        raise UserError(
+            f"found task {name!r}, which is none of robosuite's, expected one of "
+            f"{', '.join(TASKS)} or of a module with TASKS (docs/own.md)"
+        )
     return task
