@@ -31,6 +31,7 @@ FACTORS = {
     "action_noise": {"critic.action_noise": 0.4},
     "initial_value_0": {"critic.initial_value": 0.0},
     "gamma_98": {"gamma": 0.98, "critic.initial_value": -110.0},
+    "slower_targets": {"target_tau": 0.002},  # which also choose
     "two_critics": {"critic.num": 2},
     "wide_critics": {"critic.width": 512},
     "quantile": {"critic.kind": "quantile"},
