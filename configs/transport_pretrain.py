@@ -17,7 +17,7 @@ def get_config(preset: str = ""):
     config = can_pretrain.with_preset(config, preset).unlock()
     if preset == "builtin":
         # The published widths would make weights of 36 MB; these have 2.7 MB. Nothing
-        # is packaged yet: after 6,000 steps the policy succeeds in 0 of 40 episodes.
+        # is packaged yet: docs/base_policies.md says how far the policy comes.
         config.network.hidden_dims = (512, 512, 512)
         config.num_steps, config.eval.every_steps = 100_000, 20_000
     return config.lock()
