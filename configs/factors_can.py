@@ -1,4 +1,4 @@
-"""`:quick` on Can with one field changed at a time: docs/results/proposals.md."""
+"""`:quick` on Can with one thing changed at a time: docs/results/proposals.md."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""`:quick` on Square with one field changed at a time: docs/results/proposals.md."""
+"""`:quick` on Square with one thing changed at a time: docs/results/proposals.md."""
 
 from ml_collections import ConfigDict
 

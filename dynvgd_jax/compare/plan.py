@@ -104,15 +104,18 @@ def make_plan(config: ConfigDict, workdir: Path, typed: Collection[str] = ()) ->
     _refuse_repeated("methods", compare.methods)
     _refuse_repeated("seeds", compare.seeds)
     base = load_config(compare.base)
-    shared = _shared(config, base)
+    shared = _shared(config, base, typed)
+    said = {
+        name: get_field(config, name) for name in field_names(base) if name in typed
+    }
+    said.pop("job", None)
     names = compare.methods
-    first = {}
-    for name in names:
-        said = {}
-        if name in compare.configs:
-            known = set(typed) & set(field_names(base))
-            said = {field: get_field(config, field) for field in sorted(known)}
-        first[name] = _first_run(config, name, shared | said, workdir)
+    first = {
+        name: _first_run(
+            config, name, shared | (said if name in compare.configs else {}), workdir
+        )
+        for name in names
+    }
     runs = [
         _with_seed(first[name], seed)
         for seed in compare.seeds
@@ -149,12 +152,15 @@ def _refuse_repeated(field: str, values: Iterable[Any]) -> None:
         )
 
 
-def _shared(config: ConfigDict, base: ConfigDict) -> dict[str, Any]:
+def _shared(
+    config: ConfigDict, base: ConfigDict, typed: Collection[str]
+) -> dict[str, Any]:
     """What the comparison sets for all runs: where it differs from its base."""
     shared = {}
     for name in field_names(base):
         found, before = get_field(config, name), get_field(base, name)
-        if name == "job" or found == before:
+        given = name in _GIVEN and name in typed
+        if name == "job" or (found == before and not given):
             continue
         if name in _GIVEN:
             raise UserError(

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -86,9 +87,13 @@ def config_files() -> list[str]:
 
 
 def config_of(task: str, kind: str) -> str | None:
-    """Returns the program's own `configs/TASK_KIND.py`, where there is one."""
-    name = f"configs/{task}_{kind}.py"
-    return name if name in config_files() else None
+    """Returns the program's own `configs/TASK_KIND.py`, where there is one.
+
+    Digits may stand behind the kind, as in `can_ddim8`: of several the last.
+    """
+    name = re.compile(rf"configs/{re.escape(task)}_{kind}[0-9]*\.py")
+    found = [file for file in config_files() if name.fullmatch(file)]
+    return found[-1] if found else None
 
 
 def _stem(path: str) -> str:

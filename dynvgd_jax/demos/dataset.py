@@ -77,13 +77,12 @@ def load_dataset(
     """
     path = expand(path)
     if not path.is_file():
-        make = config_of(task, "demos") if task else None
-        advice = f"make them with: python launch.py --config={make} "
-        advice += f"--workdir=data/{task}, or set dataset"
-        raise UserError(
-            f"found no demonstrations at {path}; "
-            f"{advice if make else 'give a train.npz or a robomimic HDF5'}"
-        )
+        make = config_of(task or "", "demos")
+        advice = "give a train.npz or a robomimic HDF5"
+        if make:
+            advice = f"make them with: python launch.py --config={make} "
+            advice += f"--workdir=data/{task}, or set dataset"
+        raise UserError(f"found no demonstrations at {path}; {advice}")
     read = _read_hdf5 if is_hdf5(path) else _read_npz
     data = read(path, filter_key)
     _check_meaning(name or path, data, task, needs_rewards)

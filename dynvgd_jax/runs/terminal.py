@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import re
 import shlex
 import time
 from collections import deque
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from dynvgd_jax.core.config_file import config_files
+from dynvgd_jax.core.config_file import config_of
 from dynvgd_jax.core.output import is_quiet
 
 # The rate is measured over this much of the recent past, evaluations included.
@@ -88,12 +87,11 @@ def job(task: str, kind: str, *arguments: str) -> dict[str, tuple[str | Path, ..
       kind: how its name goes on behind the task: "demos", "pretrain", "ddim" or "flow".
       arguments: of the command.
     """
-    name = re.compile(rf"configs/{re.escape(task)}_{kind}[0-9]*\.py")
-    found = [file for file in config_files() if name.fullmatch(file)]
-    if not found:
+    file = config_of(task, kind)
+    if file is None:
         return {}
     preset = ":quick" if kind in _STEERED.values() else ""
-    command = module("launch", f"--config={found[-1]}{preset}", *arguments)
+    command = module("launch", f"--config={file}{preset}", *arguments)
     return {_PURPOSES.get(kind, "steer it"): command}
 
 

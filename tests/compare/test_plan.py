@@ -93,6 +93,14 @@ def test_a_typed_field_is_for_all_even_where_it_changes_nothing(config):
     assert runs["vgd"].config.eval.episodes == 50
     assert "--config.batch_size=512" not in runs["dynvgd"].flags
     assert "batch_size" not in plan.shared
+    assert (
+        make_plan(config, Path("x"), ["job"]).runs == make_plan(config, Path("x")).runs
+    )
+    for field in ("method", "seed"):  # as they are anyhow, and still not one's to set
+        with pytest.raises(
+            UserError, match=rf"config\.{field}: found .*, but a compar"
+        ):
+            make_plan(config, Path("x"), [field])
 
 
 @pytest.mark.parametrize(

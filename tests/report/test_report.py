@@ -207,10 +207,11 @@ def test_the_command_and_the_same_again(tmp_path, monkeypatch, capsys):
     assert (output / "index.html").read_bytes() == first
     assert not old.exists()
     assert {path.name for path in tmp_path.iterdir()} == {"run", "report"}
-    # A figure of another kind of policy is a report's too.
-    flow = output / "figures/square_flow_mlp_8_steps_success.png"
-    flow.write_text("figure")
-    assert main(argv) == 0 and not flow.exists()
+    # Figures of another kind of policy are a report's too.
+    flow = make_run(tmp_path / "flow", monkeypatch, policy_kind="flow_mlp")
+    assert main(["report", str(flow), argv[-1]]) == 0
+    assert list((output / "figures").glob("can_flow_mlp_8_steps_*.png"))
+    assert main(argv) == 0 and (output / "index.html").read_bytes() == first
     # A file of somebody else's keeps the folder as it is.
     capsys.readouterr()
     for name in ("mine.csv", "figures/mine.png"):

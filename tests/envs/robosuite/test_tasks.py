@@ -49,6 +49,6 @@ def test_a_file_whose_readings_miss_the_size_is_refused(simulators):
 def test_unknown_task_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'square'"):
         tasks.get_task("sqare")
-    for other in ("hopper", "examples.point_mass:reach"):
+    for other in ("hopper", "gym:Ant-v5", "examples.point_mass:reach"):
         with pytest.raises(UserError, match=r"none of robosuite's.*module with TASKS"):
             tasks.get_task(other)

@@ -3,12 +3,7 @@
 from collections.abc import Mapping
 
 from dynvgd_jax.core.errors import UserError
-from dynvgd_jax.envs.base import (
-    check_task,
-    own_simulator,
-    task_names,
-    unknown_task,
-)
+from dynvgd_jax.envs.base import check_task, own_simulator
 from dynvgd_jax.envs.robosuite.task import Task
 from dynvgd_jax.envs.robosuite.tasks import can, lift, square, transport
 
@@ -40,9 +35,7 @@ def get_task(name: str) -> Task:
     """Returns the named task; UserError names the nearest one otherwise."""
     task = find_task(name)
     if task is None:
-        if own_simulator(name) is None and name not in task_names():
-            raise unknown_task(name, tuple(TASKS))
-        check_task("task", name)
+        check_task("task", name)  # does any simulator have it?
         raise UserError(
             f"found task {name!r}, which is none of robosuite's, expected one of "
             f"{', '.join(TASKS)} or of a module with TASKS (docs/own.md)"
