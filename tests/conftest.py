@@ -57,14 +57,12 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_configure(config):
-    """Quick tests do not wait for XLA to polish programs that run for a moment.
+    """Tests do not wait for XLA to polish programs that run for a moment.
 
     Nor do the processes that they start. What computes for long is polished all the
-    same, with `polished_programs`, and so is every slow test. They do not wait for the
-    disk either: what a killed process has written stays in the kernel's memory.
+    same, with `polished_programs`. They do not wait for the disk either: what a killed
+    process has written stays in the kernel's memory.
     """
-    if config.option.markexpr != "not slow":
-        return
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_disable_most_optimizations", True)
     os.fsync = lambda descriptor: None
@@ -88,17 +86,6 @@ def polished(yes):
     jax.config.update("jax_disable_most_optimizations", not yes)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.fixture(scope="module")
-def quick_programs():
-    """For runs whose programs are many and hardly used.
-
-    XLA does not polish them, which halves the time; nothing waits for the disk.
-    """
-    with pytest.MonkeyPatch.context() as patch, polished(False):
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -166,14 +153,13 @@ def toy_config(toy_policy):
 def finished_run(tmp_path_factory, toy_config):
     """The folder of that run, which nothing has disturbed; do not change it.
 
-    Its programs are those of processes that tests start, with which it is compared.
+    Its programs are unpolished: it is compared with processes that tests start.
     """
     from dynvgd_jax.training.loop import train
     from tests.support.reach import ReachEnv
 
     folder = tmp_path_factory.mktemp("finished") / "run"
-    hasty = "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ
-    with sharing_programs(), polished(not hasty):
+    with sharing_programs(), polished(False):
         train(toy_config, folder, make_env=ReachEnv)
     return folder
 

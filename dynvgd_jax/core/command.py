@@ -8,7 +8,7 @@ from collections.abc import Callable
 from absl import flags
 
 from dynvgd_jax import __version__
-from dynvgd_jax.core.errors import StuckError, UserError
+from dynvgd_jax.core.errors import StuckError, UserError, missing_package
 from dynvgd_jax.core.output import Output
 
 # What a disk may answer at any time, and what a path on the command line can cause;
@@ -63,6 +63,9 @@ def _run(program: str, body, memory_advice: str, disk_note: str) -> int:
         body()
     except UserError as error:
         say(str(error))
+        return 2
+    except ModuleNotFoundError as error:
+        say(missing_package(error))
         return 2
     except OSError as error:
         if error.errno not in DISK_ERRORS:

@@ -1,5 +1,7 @@
 """Errors that are answered with one line instead of a traceback."""
 
+import sys
+
 
 class UserError(Exception):
     """A mistake in the input: one line with what was found, expected, and to do."""
@@ -10,3 +12,19 @@ class StuckError(Exception):
 
     The thread cannot be ended from outside, so the process must end by `os._exit`.
     """
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    """Returns the line for a package that this environment lacks.
+
+    Raises:
+      ModuleNotFoundError: `error`, where it is a module of this project: a bug.
+    """
+    package = (error.name or "dynvgd_jax").partition(".")[0]
+    if package in ("dynvgd_jax", "configs"):
+        raise error
+    return (
+        f"no package {package} in this environment ({sys.prefix}): activate the one "
+        "that has it, such as source .venv/bin/activate, or "
+        "pip install -r requirements.txt"
+    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# scipy.stats takes a second to import, and most starts come to no interval that needs
+# SciPy takes up to a second to import, and most starts come to no interval that needs
 # it: the functions import it themselves.
 
 # 97.5 % quantile of the normal distribution: two-sided 95 % intervals.
@@ -45,10 +45,11 @@ def t_interval(
       values: such as rates.
       within: what the mean can be.
     """
-    from scipy import stats
+    from scipy import special
 
-    mean, error = statistics.fmean(values), stats.sem(values)
-    half = stats.t.ppf(0.975, len(values) - 1) * error
+    mean, count = statistics.fmean(values), len(values)
+    error = np.std(values, ddof=1) / math.sqrt(count)
+    half = float(special.stdtrit(count - 1, 0.975) * error)
     return max(mean - half, within[0]), min(mean + half, within[1])
 
 

@@ -27,6 +27,7 @@ def failing(error):
         (UserError("found 1,\n expected 2"), 2, "x.py: found 1, expected 2"),
         (OSError(errno.ENOSPC, "No space left", "f"), 2, "No space left: 'f'; none"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "f"), 2, "'f'; none"),
+        (ModuleNotFoundError("", name="flax.linen"), 2, "x.py: no package flax in"),
         (MemoryError(), 2, "x.py: out of memory: no more is left; buy"),
         (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), 2, "EXHAUSTED: 9 GB; buy"),
         (KeyboardInterrupt(), 130, "x.py: interrupted, none was written"),
@@ -41,7 +42,14 @@ def test_what_a_user_can_act_on_is_one_line(capsys, error, code, line):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("a bug"), OSError(errno.EBADF, "a bug"), KeyError("a bug")]
+    "error",
+    [
+        RuntimeError("a bug"),
+        OSError(errno.EBADF, "a bug"),
+        KeyError("a bug"),
+        ModuleNotFoundError("a bug", name="dynvgd_jax.core.gone"),
+        ModuleNotFoundError("a bug"),
+    ],
 )
 def test_bugs_keep_their_traceback(error):
     with pytest.raises(type(error)):
@@ -73,3 +81,16 @@ run_command("x.py", body)
     )
     assert done.returncode == 1
     assert done.stderr == "x.py: environment 3 does not come back\n"
+
+
+def test_an_environment_without_the_packages_is_one_line():
+    """Python's own, without those that are installed beside it."""
+    done = subprocess.run(
+        [sys.executable, "-S", "launch.py", "--help"],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "launch.py: no package absl in this environment" in done.stderr

@@ -64,6 +64,7 @@ def test_the_page_shows_the_files_and_they_are_short():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("polished_programs")
 def test_an_own_simulator_from_demonstrations_to_a_steered_policy(clone, capsys):
     """Steering must help beyond the evaluation's interval, as the page says."""
     type_in("A policy from your own demonstrations")
@@ -75,6 +76,7 @@ def test_an_own_simulator_from_demonstrations_to_a_steered_policy(clone, capsys)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("polished_programs")
 def test_an_own_robosuite_task_from_demonstrations_to_a_steered_policy(clone, capsys):
     type_in("A robosuite task")
     assert "dynvgd/tanh_randn - base/randn" in capsys.readouterr().out

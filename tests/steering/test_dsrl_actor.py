@@ -19,8 +19,6 @@ from dynvgd_jax.steering.sac import make_sac
 from tests.steering import toy
 from tests.support.quick import quick_jit
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 ENVS = 4
 METHODS = {"dsrl_na": dsrl_na, "dsrl_sac": dsrl_sac}
 
@@ -299,7 +297,7 @@ def observed(field, value):
 
 
 @pytest.fixture(scope="module")
-def unmoved(quick_programs):
+def unmoved():
     return observed(None, None)
 
 

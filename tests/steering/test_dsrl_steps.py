@@ -10,8 +10,6 @@ from tests.steering import reference, toy
 from tests.steering.torch_dsrl import Actor, Learner, Options, decoded
 from tests.support.quick import quick_jit
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 UTD, DISTILL, BATCH, CALLS = 3, 3, 8, 2
 RATE, TAU = 1e-3, 0.1
 PARTS = ("actor", "critics", "targets", "coef", "noise_critics")
@@ -94,7 +92,7 @@ MORE = pytest.param("na_mean_uniform", marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module", params=["na", MORE, "sac"])
-def calls(request, quick_programs):
+def calls(request):
     """Our state, torch's and both's scalars, after two training calls."""
     make, changes = CASES[request.param]
     method, config = build(make, **changes)

@@ -18,8 +18,6 @@ from tests.steering import reference, toy
 from tests.steering.torch_critics import Critics
 from tests.support.quick import quick_jit
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 BATCH, COUNT, NUM, STEPS = 12, 5, 3, 3
 RATE, TAU = 1e-2, 0.1
 OPTIONS = EditOptions(max_step=0.3, penalty=0.7, width=8, depth=2)

@@ -21,8 +21,6 @@ from tests.steering import reference, toy
 from tests.support import reference as policy_reference
 from tests.support.quick import quick_jit
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 BATCH = 6
 
 

@@ -19,8 +19,6 @@ from dynvgd_jax.steering.proposals import PROPOSALS, Proposals
 from tests.steering import reference, toy
 from tests.support.quick import quick_jit
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 BATCH, COUNT, NUM = 12, 5, 3
 KEY = jax.random.key(3)
 SEEDS = np.arange(4, dtype=np.uint32) + 7

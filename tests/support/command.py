@@ -38,6 +38,12 @@ def environment(**variables) -> dict[str, str]:
     return os.environ | shared | {k: str(v) for k, v in variables.items()}
 
 
+def as_users_run() -> dict[str, str]:
+    """Returns variables for a process whose programs are those of a user's run."""
+    hasty = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
+    return {k: v for k, v in environment().items() if k not in hasty}
+
+
 def start(arguments, **variables) -> subprocess.Popen:
     """Starts `launch.py` with toy environments; see tests/support/reach_launch.py."""
     return subprocess.Popen(

@@ -21,7 +21,7 @@ from tests.support.same_run import assert_equal_runs, notes_of, scalars
 from tests.support.tiny_run import MANY_CHECKPOINTS, tiny
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_programs", "shared_programs"),
+    pytest.mark.usefixtures("shared_programs"),
     pytest.mark.slow,
 ]
 
@@ -38,7 +38,7 @@ def dsrl_config(policy, name, **changes):
 
 
 @pytest.fixture(scope="module")
-def finished(toy_policy, tmp_path_factory, quick_programs, shared_programs):
+def finished(toy_policy, tmp_path_factory, shared_programs):
     """Method -> the folder of its run, which nothing has disturbed."""
     folder = tmp_path_factory.mktemp("dsrl")
     for name in CASES:

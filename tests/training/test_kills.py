@@ -67,7 +67,7 @@ def start_lift(folder: Path) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "launch.py", *lift_flags(folder), *resume],
         cwd=command.ROOT,
-        env=command.environment(),
+        env=command.as_users_run(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -10,7 +10,10 @@ from dynvgd_jax.training import loop
 from tests.support import fork
 from tests.support.fork import ForkEnv
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_programs")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("polished_programs", "shared_programs"),
+]
 
 ENVS = 16
 VECTOR_STEP = ENVS * fork.CHUNK

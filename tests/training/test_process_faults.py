@@ -57,7 +57,7 @@ def assert_goes_on(folder, policy, pair):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_one_seeds_disk_that_stays_broken_ends_all_with_a_common_checkpoint(
-    quick_programs, toy_policy, tmp_path, monkeypatch, number
+    toy_policy, tmp_path, monkeypatch, number
 ):
     """In one process: the other seed loses nothing that both have."""
     config = tiny(toy_policy, total_env_steps=8 * VECTOR_STEP, **SEEDS)

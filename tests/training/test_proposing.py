@@ -16,8 +16,6 @@ from tests.support.reach import PowerCutError, ReachEnv, breaking
 from tests.support.same_run import arrays, assert_equal_runs
 from tests.support.tiny_run import PROPOSALS, tiny
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 COUNT = 4
 KEPT = {
     "guidance.candidates": COUNT,

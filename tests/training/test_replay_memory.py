@@ -28,7 +28,7 @@ from tests.support.stored import (
 )
 from tests.support.tiny_run import MANY_CHECKPOINTS, tiny
 
-pytestmark = pytest.mark.usefixtures("quick_programs", "shared_programs")
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 ONE, TWO_SEEDS = Placement(), Placement(num_seeds=2)
 FOUR_DEVICES = Placement(num_devices=4, num_local=4)

@@ -29,8 +29,6 @@ from tests.support import wiring
 from tests.support.scripted import ScriptedEnv
 from tests.support.wiring import VECTOR_STEP, reached, wired
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 DECODES = {"explore", "act1", "guide1", "call1", "base", "steered"}
 CRITICS = {"act1", "guide1", "call1", "critics1", "targets1"}  # their initial values
 LATER = {"act2", "guide2", "call2", "steered"}  # of guidance after the first update
@@ -238,7 +236,7 @@ def _save_offline(path):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, quick_programs):
+def runs(tmp_path_factory):
     found = Runs(tmp_path_factory.mktemp("runs"))
     found()
     return found

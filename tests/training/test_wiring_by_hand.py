@@ -25,7 +25,6 @@ from tests.support.scripted import (
 )
 from tests.support.wiring import VECTOR_STEP, wired
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
 LIMIT = ScriptedEnv.limit
 VECTOR_STEPS = 12
 
@@ -73,12 +72,12 @@ class Long:
 
 
 @pytest.fixture(scope="module")
-def long_run(policy, tmp_path_factory, quick_programs):
+def long_run(policy, tmp_path_factory):
     return Long(policy, tmp_path_factory.mktemp("long") / "run")
 
 
 @pytest.fixture(scope="module")
-def cut_run(policy, tmp_path_factory, quick_programs):
+def cut_run(policy, tmp_path_factory):
     """As `long_run`, whose training episodes end with their success."""
     folder = tmp_path_factory.mktemp("cut") / "run"
     return Long(policy, folder, end_at_success=True)

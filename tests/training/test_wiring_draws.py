@@ -20,8 +20,6 @@ from tests.support.same_run import scalars
 from tests.support.scripted import ScriptedEnv
 from tests.support.wiring import wired
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 MARK = 100.0
 MARKS = 8  # different ones; a ring of as many slots holds each in its own
 DRAWS = 3  # of a training call, fewer than 4
@@ -168,12 +166,11 @@ def test_two_devices_average_gradients_and_scalars(tmp_path):
     or 100 and 1000.
     """
     flags = "--xla_force_host_platform_device_count=2"
-    variables = {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     command = [sys.executable, "-m", "tests.support.wiring_child", str(tmp_path)]
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=environment(**variables),
+        env=environment(XLA_FLAGS=flags),
         capture_output=True,
         text=True,
     )

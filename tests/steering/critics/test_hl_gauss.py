@@ -34,8 +34,6 @@ from tests.steering.torch_critics import (
 )
 from tests.support.quick import quick_jit
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 # Ten bins of 2; with three beyond either end the edges are -26, -24, ... 6.
 BINS = Bins(-20.0, 0.0, 10)
 CENTRES = np.arange(-25.0, 6.0, 2.0)
