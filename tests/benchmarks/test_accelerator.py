@@ -84,7 +84,7 @@ def test_time_line_of_a_whole_run(toy_policy):
 def test_parts_of_the_learner_end_to_end(tmp_path):
     pytest.importorskip("torch")
     output = tmp_path / "found.json"
-    arguments = ["--device=cpu", "--tiny", f"--output={output}", "--limit_s=1200"]
+    arguments = ["--device=cpu", "--tiny", f"--output={output}", "--limit_s=400"]
     assert accelerator.main([*arguments, "--parts=ceilings,tf32,pytorch,seeds"]) == 0
     found = json.loads(output.read_text())["found"]
     assert found["tf32"]["gradient step: products"][0] > 0
