@@ -8,16 +8,19 @@
 
 Evaluates the critics of finished runs (their newest checkpoints) as they were trained
 and with each variant's fields changed, all on the same episodes and start noises.
-Several runs are seeds of one setting. Prints for each variant the mean success of a
-whole chunk over the runs, with the results tables' 95 % interval (one run: Wilson's,
-several: t over runs), its difference from the first line, with a 95 % bootstrap
-interval over episodes, each run's own success, and means of `guide/*` scalars: w, the
-norm of a guided step (normalised action units, over the chunk), what it gains by Q.
-Beside fields a variant may have one of the weights of `benchmarks/weights.py`.
+Several runs are seeds of one setting; with --together the critics of all of them steer
+as one ensemble: what it gains is what a single run's critics lose by their own error.
+Prints for each variant the mean success of a whole chunk over the runs, with the
+results tables' 95 % interval (one run: Wilson's, several: t over runs), its difference
+from the first line, with a 95 % bootstrap interval over episodes, each run's own
+success, and means of `guide/*` scalars: w, the norm of a guided step (normalised action
+units, over the chunk), what it gains by Q. Beside fields a variant may have one of the
+weights of `benchmarks/weights.py`.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -26,6 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 from rich.progress import track
 from rich.table import Table
 
@@ -40,6 +44,9 @@ from dynvgd_jax.evaluate.play import steered_act
 from dynvgd_jax.runs.report import episodes_text, runs_text
 from dynvgd_jax.runs.settings import read_config
 from dynvgd_jax.runs.terminal import print_table
+from dynvgd_jax.steering.critics.td import CriticState
+from dynvgd_jax.steering.methods import build_method
+from dynvgd_jax.steering.vgd import LearnerState
 
 SCALARS = ("weight_mean", "delta_norm", "delta_q", "candidate_gain")
 
@@ -88,12 +95,58 @@ def play(agent, env, seeds, label):
     return np.array([r.success_chunk for r in results]), means
 
 
+def together(agents):
+    """Returns the first agent with the critics of all, whose mean TD error it has.
+
+    Raises:
+      UserError: one of them learns no critics, or something beside them, or theirs are
+        of another kind or size.
+    """
+    config = ConfigDict(agents[0].config.to_dict())
+    for agent in agents:
+        if not isinstance(agent.learner, LearnerState):
+            raise UserError(
+                f"--together: found method {agent.config.method!r}, expected one that "
+                "learns nothing but critics of chunks"
+            )
+        if agent.config.critic != agents[0].config.critic:
+            raise UserError("--together: found critics of several kinds or sizes")
+    config.critic.num = sum(agent.config.critic.num for agent in agents)
+    critics = [agent.learner.critic for agent in agents]
+
+    def stack(name):
+        trees = [getattr(critic, name) for critic in critics]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *trees)
+
+    critic = CriticState(stack("params"), stack("target_params"), None)
+    error = np.mean([agent.learner.td_error for agent in agents], dtype=np.float32)
+    return dataclasses.replace(
+        agents[0],
+        config=config,
+        method=build_method(config, agents[0].policy),
+        learner=agents[0].learner._replace(critic=critic, td_error=error),
+    )
+
+
 def require_one_task(runs):
     """Raises UserError where the runs are of different tasks."""
     tasks = {str(run): read_config(run).task for run in runs}
     if len(set(tasks.values())) > 1:
         found = ", ".join(f"{run}: {task}" for run, task in tasks.items())
         raise UserError(f"found {found}; expected runs of one task")
+
+
+def load_agents(options, changes):
+    """Yields what steers, with the run that it is shown as: each run, or all as one."""
+    fields = {"env.num_threads": options.num_threads} | changes
+    if options.seed is not None:
+        fields["eval.seed"] = options.seed
+    if options.together:
+        agents = [load_agent(run, fields) for run in options.runs]
+        yield options.runs[0], together(agents)
+        return
+    for run in options.runs:
+        yield run, load_agent(run, fields)
 
 
 def env_for_agent(agent, num_envs):
@@ -110,6 +163,7 @@ def main(arguments=None, make_env=env_for_agent):
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--seed", type=int, help="eval.seed, by default the run's own")
     parser.add_argument("--num_envs", type=int, default=20)
+    parser.add_argument("--together", action="store_true", help="as one ensemble")
     parser.add_argument("--num_threads", type=int, default=0)
     options = parser.parse_args(arguments)
     for name in ("episodes", "num_envs"):
@@ -126,12 +180,8 @@ def main(arguments=None, make_env=env_for_agent):
     for variant in variants:
         label = " ".join(variant) or "as trained"
         wins, scalars = [], []
-        for run in options.runs:
-            fields = {"env.num_threads": options.num_threads}
-            if options.seed is not None:
-                fields["eval.seed"] = options.seed
-            changes, weight = _fields_and_weight(variant)
-            agent = load_agent(run, fields | changes)
+        changes, weight = _fields_and_weight(variant)
+        for run, agent in load_agents(options, changes):
             if env is None:
                 env = make_env(agent, options.num_envs)
             seeds = evaluation_seeds(agent.config.eval.seed, options.episodes)

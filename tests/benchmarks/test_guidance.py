@@ -1,13 +1,17 @@
 """The comparison of guidance settings evaluates exactly what a run evaluated."""
 
 import csv
+import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from benchmarks import guidance
+from dynvgd_jax import load_agent
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.runs.metrics import EPISODES_FILE
 from dynvgd_jax.runs.report import mean_text, success_text
@@ -61,6 +65,54 @@ def test_the_base_policy_does_not_choose(finished_run, toy_config):
     found = compare(finished_run, *variant, *sizes)
     (wins,) = found["method=base guidance.candidates=4"]
     np.testing.assert_array_equal(wins, [r["success_chunk"] == "1" for r in rows])
+
+
+def test_critics_together_are_one_ensemble(finished_run, toy_config, tmp_path):
+    """They value a chunk as they did, and a run beside itself acts as it does alone."""
+    run = load_agent(finished_run)
+    rng = np.random.default_rng(0)
+
+    def other_critics(name):
+        tree = getattr(run.learner.critic, name)
+        noise = lambda leaf: leaf + rng.normal(size=leaf.shape).astype(np.float32)  # noqa: E731
+        return jax.tree.map(noise, tree)
+
+    critic = run.learner.critic._replace(
+        params=other_critics("params"), target_params=other_critics("target_params")
+    )
+    error = run.learner.td_error + np.float32(2)
+    learner = run.learner._replace(critic=critic, td_error=error)
+    other = dataclasses.replace(run, learner=learner)
+    both = guidance.together([run, other])
+    obs = rng.uniform(-1, 1, (5, run.policy.obs_dim)).astype(np.float32)
+    chunk = rng.normal(size=(5, run.policy.chunk_len, run.policy.action_dim))
+    each, found = (
+        [a.method.value(a.learner, obs, chunk) for a in agents]
+        for agents in ((run, other), (both,))
+    )
+    q = np.concatenate([value.members for value in each])
+    np.testing.assert_allclose(found[0].members, q, rtol=1e-5, atol=1e-5)
+    combined = np.min(q, axis=0)  # `guidance.reduce`, of all
+    np.testing.assert_allclose(found[0].combined, combined, rtol=1e-5, atol=1e-5)
+    assert np.abs(each[0].members - each[1].members).max() > 0.1
+    assert both.learner.td_error == pytest.approx(run.learner.td_error + 1)
+
+    sizes = [f"--episodes={toy_config.eval.episodes}", "--num_envs=2"]
+    alone = compare(finished_run, *sizes)["as trained"]
+    (beside,) = compare(finished_run, finished_run, "--together", *sizes)["as trained"]
+    np.testing.assert_array_equal(beside, alone[0])
+
+
+def test_critics_that_do_not_fit_together(finished_run):
+    run = load_agent(finished_run)
+    wide = ConfigDict(run.config.to_dict())
+    wide.critic.width += 1
+    with pytest.raises(UserError, match="critics of several kinds or sizes"):
+        guidance.together([run, dataclasses.replace(run, config=wide)])
+    with pytest.raises(
+        UserError, match="found method 'dynvgd', expected one that learns"
+    ):
+        guidance.together([run, dataclasses.replace(run, learner=None)])
 
 
 def test_mistakes_are_named(finished_run):
