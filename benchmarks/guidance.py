@@ -6,10 +6,11 @@
       --variant method=vgd \
       --variant guidance.scale=0.02 weight=shuffled
 
-Evaluates the critics of finished runs (their newest checkpoints) as they were trained
-and with each variant's fields changed, all on the same episodes and start noises.
-Several runs are seeds of one setting; with --together the critics of all of them steer
-as one ensemble: what it gains is what a single run's critics lose by their own error.
+Evaluates the critics of finished runs (their newest checkpoints, or those of
+`<run>/checkpoints/<control steps>`) as they were trained and with each variant's fields
+changed, all on the same episodes and start noises. Several runs are seeds of one
+setting; with --together the critics of all of them steer as one ensemble: what it gains
+is what a single run's critics lose by their own error.
 Prints for each variant the mean success of a whole chunk over the runs, with the
 results tables' 95 % interval (one run: Wilson's, several: t over runs), its difference
 from the first line, with a 95 % bootstrap interval over episodes, each run's own
@@ -34,7 +35,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import weights
-from dynvgd_jax.agent import load_agent
+from dynvgd_jax.agent import find_checkpoint, load_agent
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.jax_start import run_on_devices
@@ -130,7 +131,7 @@ def together(agents):
 
 def require_one_task(runs):
     """Raises UserError where the runs are of different tasks."""
-    tasks = {str(run): read_config(run).task for run in runs}
+    tasks = {str(run): read_config(find_checkpoint(run)[0]).task for run in runs}
     if len(set(tasks.values())) > 1:
         found = ", ".join(f"{run}: {task}" for run, task in tasks.items())
         raise UserError(f"found {found}; expected runs of one task")

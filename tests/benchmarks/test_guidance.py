@@ -99,7 +99,8 @@ def test_critics_together_are_one_ensemble(finished_run, toy_config, tmp_path):
 
     sizes = [f"--episodes={toy_config.eval.episodes}", "--num_envs=2"]
     alone = compare(finished_run, *sizes)["as trained"]
-    (beside,) = compare(finished_run, finished_run, "--together", *sizes)["as trained"]
+    newest = finished_run / "checkpoints" / str(run.env_steps)
+    (beside,) = compare(newest, finished_run, "--together", *sizes)["as trained"]
     np.testing.assert_array_equal(beside, alone[0])
 
 

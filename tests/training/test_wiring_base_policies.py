@@ -9,7 +9,7 @@ from configs import base
 from dynvgd_jax.training.loop import train
 from tests.support.command import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("polished_programs")]
 EPISODES, DOCUMENTED_EPISODES = 60, 400
 DEVIATIONS = 3.0
 NOISES = ("randn", "tanh_randn")  # the columns of the table
