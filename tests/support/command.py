@@ -38,10 +38,11 @@ def environment(**variables) -> dict[str, str]:
     return os.environ | shared | {k: str(v) for k, v in variables.items()}
 
 
-def as_users_run() -> dict[str, str]:
+def as_users_run(**variables) -> dict[str, str]:
     """Returns variables for a process whose programs are those of a user's run."""
     hasty = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
-    return {k: v for k, v in environment().items() if k not in hasty}
+    polished = {k: v for k, v in environment().items() if k not in hasty}
+    return polished | {k: str(v) for k, v in variables.items()}
 
 
 def start(arguments, **variables) -> subprocess.Popen:
