@@ -37,9 +37,13 @@ PROGRAMS = {}  # of `shared_programs`
 
 # Files that take longest begin first, so that the last ones are short.
 LONGEST = (
-    "training/test_wiring.py",
-    "training/test_kills.py",
     "training/test_learning.py",
+    "training/test_parallel.py",
+    "training/test_wiring.py",
+    "training/test_wiring_base_policies.py",
+    "training/test_process_faults.py",
+    "training/test_kills.py",
+    "examples/test_own.py",
     "training/test_wired_runs.py",
     "torch_weights/test_critics.py",
 )

@@ -81,8 +81,10 @@ def test_time_line_of_a_whole_run(toy_policy):
 
 
 @pytest.mark.slow
-def test_parts_of_the_learner_end_to_end(tmp_path):
+def test_parts_of_the_learner_end_to_end(tmp_path, monkeypatch):
     pytest.importorskip("torch")
+    # PyTorch's threads wait for each other: two take minutes where a core is busy
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     output = tmp_path / "found.json"
     arguments = ["--device=cpu", "--tiny", f"--output={output}", "--limit_s=400"]
     assert accelerator.main([*arguments, "--parts=ceilings,tf32,pytorch,seeds"]) == 0
