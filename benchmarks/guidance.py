@@ -9,14 +9,13 @@
 Evaluates the critics of finished runs (their newest checkpoints, or those of
 `<run>/checkpoints/<control steps>`) as they were trained and with each variant's fields
 changed, all on the same episodes and start noises. Several runs are seeds of one
-setting; with --together the critics of all of them steer as one ensemble: what it gains
-is what a single run's critics lose by their own error.
-Prints for each variant the mean success of a whole chunk over the runs, with the
-results tables' 95 % interval (one run: Wilson's, several: t over runs), its difference
-from the first line, with a 95 % bootstrap interval over episodes, each run's own
-success, and means of `guide/*` scalars: w, the norm of a guided step (normalised action
-units, over the chunk), what it gains by Q. Beside fields a variant may have one of the
-weights of `benchmarks/weights.py`.
+setting; with --together the critics of all steer as one ensemble, which has learned
+from the data of all. Prints for each variant the mean success of a whole chunk over the
+runs, with the results tables' 95 % interval (one run: Wilson's, several: t over runs),
+its difference from the first line, with a 95 % bootstrap interval over episodes, each
+run's own success, and means of `guide/*` scalars: w, the norm of a guided step
+(normalised action units, over the chunk), what it gains by Q. Beside fields a variant
+may have one of the weights of `benchmarks/weights.py`.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Errors that are answered with one line instead of a traceback."""
 
+import importlib.util
 import sys
 
 
@@ -18,10 +19,11 @@ def missing_package(error: ModuleNotFoundError) -> str:
     """Returns the line for a package that this environment lacks.
 
     Raises:
-      ModuleNotFoundError: `error`, where it is a module of this project: a bug.
+      ModuleNotFoundError: `error`, where the package is there or is this project's own:
+        a bug, or a release of it without that module.
     """
     package = (error.name or "dynvgd_jax").partition(".")[0]
-    if package in ("dynvgd_jax", "configs"):
+    if package == "configs" or importlib.util.find_spec(package) is not None:
         raise error
     return (
         f"no package {package} in this environment ({sys.prefix}): activate the one "

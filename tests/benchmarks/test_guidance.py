@@ -67,7 +67,7 @@ def test_the_base_policy_does_not_choose(finished_run, toy_config):
     np.testing.assert_array_equal(wins, [r["success_chunk"] == "1" for r in rows])
 
 
-def test_critics_together_are_one_ensemble(finished_run, toy_config, tmp_path):
+def test_critics_together_are_one_ensemble(finished_run, toy_config):
     """They value a chunk as they did, and a run beside itself acts as it does alone."""
     run = load_agent(finished_run)
     rng = np.random.default_rng(0)

@@ -27,7 +27,7 @@ def failing(error):
         (UserError("found 1,\n expected 2"), 2, "x.py: found 1, expected 2"),
         (OSError(errno.ENOSPC, "No space left", "f"), 2, "No space left: 'f'; none"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "f"), 2, "'f'; none"),
-        (ModuleNotFoundError("", name="flax.linen"), 2, "x.py: no package flax in"),
+        (ModuleNotFoundError("", name="not_here.part"), 2, "x.py: no package not_here"),
         (MemoryError(), 2, "x.py: out of memory: no more is left; buy"),
         (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), 2, "EXHAUSTED: 9 GB; buy"),
         (KeyboardInterrupt(), 130, "x.py: interrupted, none was written"),
@@ -48,6 +48,7 @@ def test_what_a_user_can_act_on_is_one_line(capsys, error, code, line):
         OSError(errno.EBADF, "a bug"),
         KeyError("a bug"),
         ModuleNotFoundError("a bug", name="dynvgd_jax.core.gone"),
+        ModuleNotFoundError("another release", name="jax.not_here"),
         ModuleNotFoundError("a bug"),
     ],
 )

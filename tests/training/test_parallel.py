@@ -17,8 +17,8 @@ METHODS = ("dynvgd", "golden_ticket", "proposals", "edit", "dsrl_na", "dsrl_sac"
 
 def child(*arguments, devices=8):
     flags = f"--xla_force_host_platform_device_count={devices}"
-    # Unpolished programs of the choice among proposals do not go on bit for bit: their
-    # sums depend on where memory lies.
+    # A user's programs go on bit for bit. Unpolished ones of the choice among proposals
+    # do not: from equal inputs their gradients differ in the last bit, unexplained.
     variables = as_users_run if arguments[0] == "run" else environment
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.parallel_child", *map(str, arguments)],
