@@ -1,7 +1,6 @@
 """A run's files: equal runs write equal ones, and they read back."""
 
 import json
-import threading
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.runs.metrics import MetricsLog
 from dynvgd_jax.runs.settings import read_config, versions
+from tests.support.threads import no_threads_left
 
 EPISODES = [
     EpisodeResult(11, True, False, -93.0, 300, False),
@@ -93,6 +93,5 @@ def test_bad_folders_are_refused(tmp_path):
 
 
 def test_close_leaves_no_thread(tmp_path):
-    before = threading.active_count()
-    MetricsLog(tmp_path, base.get_config()).close()
-    assert threading.active_count() == before
+    with no_threads_left():
+        MetricsLog(tmp_path, base.get_config()).close()
