@@ -106,6 +106,9 @@ def get_config() -> ConfigDict:
     config.critic.kind = "mean"
     # Independent critics: Dynamic VGD 4, VGD 2. Published.
     config.critic.num = 4
+    # Groups, of as many critics each, that learn apart: every one from batches of its
+    # own (of batch_size) towards targets of its own. All act together. Published: 1.
+    config.critic.groups = 1
     # Hidden units per layer. Published.
     config.critic.width = 2048
     # Hidden layers, each Linear, LayerNorm, Tanh. Published.

@@ -17,6 +17,7 @@ CONFIG_FILE = "config.json"
 VERSIONS_FILE = "versions.json"
 # Fields that runs of before lack, with what they did.
 ADDED_FIELDS = {
+    "critic.groups": 1,
     "critic.kind": "mean",
     "critic.quantiles": 32,
     "critic.kappa": 1.0,

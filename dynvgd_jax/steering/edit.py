@@ -27,6 +27,7 @@ from dynvgd_jax.steering.base import (
 from dynvgd_jax.steering.choice import values_of
 from dynvgd_jax.steering.critics import td
 from dynvgd_jax.steering.critics.base import REDUCERS, Critic
+from dynvgd_jax.steering.critics.groups import in_groups, side_by_side
 from dynvgd_jax.steering.critics.kinds import make_critic
 from dynvgd_jax.steering.critics.mlp import QNetwork
 from dynvgd_jax.steering.critics.td import CriticState
@@ -108,6 +109,7 @@ def make_edit(
         propose=make_propose(shared.proposals, setting),
         next_extras=stored_example(shared.proposals, setting),
         candidates=shared.proposals.count,
+        more_batches=shared.more_batches,
     )
 
 
@@ -180,11 +182,12 @@ class _Edit:
         self, state: EditState, params: PyTree, batches: Transition, key, env_steps
     ) -> tuple[EditState, Metrics]:
         del params, env_steps  # nothing is decoded
+        batches = side_by_side(batches, self.shared.groups)
         batches, utd = blur(key, batches, self.shared.action_noise), len(batches.reward)
         _, subset_key = jax.random.split(key)  # the first half drew the batches
         pick_key = jax.random.fold_in(key, PICK_KEY)
         own = tuple(jax.random.split(use, utd) for use in (subset_key, pick_key))
-        inputs = (self.critic, state, batches, own, key, self._step)
+        inputs = (self._learning, state, batches, own, key, self._step)
         return td.training_call(*inputs, pairs=self.shared.random_pair)
 
     def value(self, state: EditState, obs: jax.Array, chunk: jax.Array) -> Value:
@@ -206,7 +209,7 @@ class _Edit:
         both = self._with_edits(now.editor, batch.next_obs, chunks)
         where = (judge, now.critic.target_params, batch, both)
         y = target_over_proposals(*where, shared.proposals.backup)
-        learning = (self.critic, self._optimizer, now.critic, batch, y)
+        learning = (self._learning, self._optimizer, now.critic, batch, y)
         critic, metrics = td.gradient_step(*learning, shared.tau, average)
 
         # Proposals are known at the next observation: there one of each row is edited.
@@ -244,6 +247,11 @@ class _Edit:
 
     def _value_of(self, critic: CriticState, obs: jax.Array, flat: jax.Array):
         return self._reduce(self.critic.q(self._guiding(critic), obs, flat))
+
+    @property
+    def _learning(self) -> Critic:
+        """The critics as they learn."""
+        return in_groups(self.critic, self.shared.groups)
 
     @property
     def _optimizer(self):

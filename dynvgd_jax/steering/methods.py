@@ -26,7 +26,7 @@ from dynvgd_jax.steering import (
     weight,
 )
 from dynvgd_jax.steering.base import Method, Setting
-from dynvgd_jax.steering.critics import kinds, td
+from dynvgd_jax.steering.critics import groups, kinds, td
 
 # config.method -> (setting) -> Method
 METHODS: dict[str, Callable[[Setting], Method]] = {
@@ -42,7 +42,7 @@ METHODS: dict[str, Callable[[Setting], Method]] = {
 
 # Rules of every field that decides a steered policy, of all methods.
 FIELDS: dict[str, Rule] = {"method": one_of(METHODS), **precision.FIELDS}
-_PARTS = (noise, proposals, guidance, weight, kinds, td)
+_PARTS = (noise, proposals, guidance, weight, kinds, groups, td)
 _PARTS += (noise_actor, noise_acting, sac)
 _REGISTERED = (*kinds.CRITICS.values(), *METHODS.values())
 _FILES = (sys.modules[make.__module__] for make in _REGISTERED)

@@ -19,6 +19,7 @@ from dynvgd_jax.core.types import PyTree, Transition
 from dynvgd_jax.steering.base import Metrics, Setting
 from dynvgd_jax.steering.critics import td
 from dynvgd_jax.steering.critics.base import RANDOM_PAIR, REDUCERS, Critic
+from dynvgd_jax.steering.critics.groups import require_one_group
 from dynvgd_jax.steering.critics.td import CriticState
 from dynvgd_jax.steering.noise_actor import NoiseActor, make_noise_actor
 
@@ -169,9 +170,11 @@ def make_sac(setting: Setting, critic: Critic) -> Sac:
     """Returns the step that the configuration asks for.
 
     Raises:
-      UserError: the critics' bins end below what the entropy is worth.
+      UserError: the critics' bins end below what the entropy is worth, or the critics
+        learn in groups.
     """
     config = setting.config
+    require_one_group(config)
     if config.critic.kind == "hl_gauss" and config.critic.v_max <= 0:
         raise UserError(
             f"config.critic.v_max: found {config.critic.v_max}, expected above 0 for "

@@ -26,6 +26,7 @@ from dynvgd_jax.steering.base import (
 from dynvgd_jax.steering.choice import best_of
 from dynvgd_jax.steering.critics import td
 from dynvgd_jax.steering.critics.base import RANDOM_PAIR, REDUCERS, Critic
+from dynvgd_jax.steering.critics.groups import in_groups, num_groups, side_by_side
 from dynvgd_jax.steering.critics.kinds import make_critic
 from dynvgd_jax.steering.critics.td import CriticState
 from dynvgd_jax.steering.guidance import (
@@ -92,6 +93,13 @@ class VgdOptions(NamedTuple):
     weight_warmup_env_steps: int = 0  # control steps before w is applied
     action_noise: float = 0.0  # deviation of what is added to learned actions
     random_pair: bool = False  # targets are the least of two of the target critics
+    groups: int = 1  # of critics that learn apart
+    utd: int = 1  # gradient steps of a training call
+
+    @property
+    def more_batches(self) -> int:
+        """Batches of a training call beside one for each gradient step."""
+        return (self.groups - 1) * self.utd
 
 
 def vgd_options(setting: Setting, dynamic: bool) -> VgdOptions:
@@ -107,6 +115,8 @@ def vgd_options(setting: Setting, dynamic: bool) -> VgdOptions:
         weight_warmup_env_steps=config.guidance.weight_warmup_env_steps,
         action_noise=config.critic.action_noise,
         random_pair=config.target_reduce == RANDOM_PAIR,
+        groups=num_groups(config),
+        utd=config.utd,
     )
 
 
@@ -179,6 +189,7 @@ def make_vgd(options: VgdOptions, critic: Critic, setting: Setting) -> Method:
         update=method.update,
         value=method.value,
         candidates=options.proposals.count,
+        more_batches=options.more_batches,
     )
     if not options.proposals.stored:
         return own
@@ -235,14 +246,16 @@ class _Vgd:
     def update(
         self, state: LearnerState, params: PyTree, batches: Transition, key, env_steps
     ) -> tuple[LearnerState, Metrics]:
+        batches = side_by_side(batches, self.options.groups)
         batches = blur(key, batches, self.options.action_noise)
+        critic = in_groups(self.critic, self.options.groups)
         stored = self.options.proposals.stored
         targets = self._stored_targets if stored else self._guided_targets
         steps, make_target = targets(state, params, batches, key, env_steps)
 
         def step(now, judge, batch, own):
             critic_state, metrics = td.gradient_step(
-                self.critic,
+                critic,
                 self._optimizer,
                 now.critic,
                 batch,
@@ -252,7 +265,7 @@ class _Vgd:
             )
             return now._replace(critic=critic_state), metrics
 
-        inputs = (self.critic, state, batches, steps, key, step)
+        inputs = (critic, state, batches, steps, key, step)
         return td.training_call(*inputs, pairs=self.options.random_pair)
 
     def _stored_targets(self, state, params, batches, key, env_steps):

@@ -26,7 +26,8 @@ class Critic(NamedTuple):
     """
 
     init: Callable[[jax.Array], PyTree]  # key -> parameters, leading axis N
-    # (params, obs [B, Do], flat action [B, Ta*Da]) -> prediction
+    # (params, obs [B, Do], flat action [B, Ta*Da]) -> prediction; both may be [N, B,
+    # ...], rows of each critic's own
     predict: Callable[[PyTree, jax.Array, jax.Array], Any]
     # prediction -> [N, B], or y -> [B], in units of Q
     mean: Callable[[Any], jax.Array]

@@ -61,7 +61,12 @@ class CriticEnsemble(nn.Module):
 
     @nn.compact
     def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
-        """Returns Q `[num, B]`, or `[num, B, outputs]`."""
+        """Returns Q `[num, B]`, or `[num, B, outputs]`.
+
+        Args:
+          obs: `[B, Do]`, or `[num, B, Do]` rows of each critic's own.
+          action: `[B, Ta*Da]` or `[num, B, Ta*Da]` likewise.
+        """
         stacked = nn.vmap(
             QNetwork,
             variable_axes={"params": 0},
@@ -72,7 +77,10 @@ class CriticEnsemble(nn.Module):
         )
         # A copy of the inputs for each critic: for shared ones XLA lays the critics
         # side by side in one product and transposes its result, or the gradient.
-        obs, action = (jnp.broadcast_to(x, (self.num, *x.shape)) for x in (obs, action))
+        if obs.ndim == 2:
+            obs, action = (
+                jnp.broadcast_to(x, (self.num, *x.shape)) for x in (obs, action)
+            )
         critics = stacked(self.width, self.depth, self.outputs, name="critics")
         return critics(obs, action)
 
