@@ -90,10 +90,10 @@ def retrain(agent, buffer, seed, updates):
     config, method = agent.config, agent.method
     draw = make_draw(config, method.follows, method.more_batches)
     call = jax.jit(call_on_ring(method, draw), donate_argnums=0)
-    init_key, key = jax.random.split(jax.random.key(seed))
-    learner = jax.jit(method.init)(init_key)
+    init_key, learn_key = (jax.random.fold_in(jax.random.key(seed), n) for n in (7, 1))
+    learner = method.init(init_key)
     for number in track(range(-(-updates // config.utd)), "learning"):
-        call_key = jax.random.fold_in(key, number)
+        call_key = jax.random.fold_in(learn_key, number)
         where = (agent.policy.params, call_key, config.total_env_steps)
         learner, _ = call(learner, buffer, *where)
         jax.block_until_ready(learner)

@@ -197,7 +197,11 @@ LEVERS = {
         "guidance.time_anneal": "off",
     },
     "target_critics": {"guidance.critics": "target", "target_tau": 0.02},
-    "reduce": {"guidance.reduce": "mean", "target_reduce": "mean"},
+    "reduce": {
+        "guidance.reduce": "mean",
+        "target_reduce": "mean",
+        "critic.groups": 2,
+    },
     "offline": {"replay.offline_dataset": "offline.npz", "replay.offline_share": 0.5},
 }
 
