@@ -18,7 +18,6 @@ from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.diffusion.policy_files import load_policy, save_policy
 from tests.diffusion.helpers import random_params
 from tests.support import reference
-from tests.support.quick import quick_jit
 
 SIZES = dict(time_dim=16, hidden_dims=(32, 32, 32), cond_dims=(8, 4))
 NET = DiffusionMLP(5, 2, 4, **SIZES)
@@ -96,7 +95,7 @@ def test_decode_is_an_euler_loop_in_float64(steps, out_scale):
     x, small = np.float64(noise) / 4, np.float64(noise) / 4
     for k in range(steps):  # where nothing is clipped, it is the plainest loop
         x = x + 0.05 * velocity(x, k / steps, obs) / steps
-    weak = quick_jit(lambda x, o: sample(euler(steps), weakened(policy), x, o))
+    weak = jax.jit(lambda x, o: sample(euler(steps), weakened(policy), x, o))
     np.testing.assert_allclose(weak(jnp.float32(small), obs), x, atol=2e-6)
     assert np.abs(x).max() < 1 and (np.abs(expected) == 1).any()
 

@@ -19,7 +19,6 @@ from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.diffusion.policy_files import load_policy, save_policy
 from dynvgd_jax.diffusion.schedule import ddim_schedule
 from tests.diffusion.helpers import random_params
-from tests.support.quick import quick_jit
 
 
 def make_policy(**fields):
@@ -73,11 +72,11 @@ def test_sample_is_plain_ddim():
     # the network as it is, not folded
     plain = make_ddim(lambda params: bind(policy.network, params), schedule)
     inputs = (policy.params, noise32, obs32)
-    expected = quick_jit(functools.partial(base.sample, plain))(*inputs)
+    expected = jax.jit(functools.partial(base.sample, plain))(*inputs)
     chunk = policy.sample(obs, noise, ddim_steps=4)
     assert chunk.shape == (3, 4, 2) and chunk.dtype == jnp.float32
     np.testing.assert_allclose(chunk, expected, atol=2e-6)
-    own = quick_jit(functools.partial(base.sample, policy.denoiser(4)))(*inputs)
+    own = jax.jit(functools.partial(base.sample, policy.denoiser(4)))(*inputs)
     np.testing.assert_allclose(own, expected, atol=2e-6)
     assert not np.allclose(chunk, policy.sample(obs, noise, ddim_steps=8))
 

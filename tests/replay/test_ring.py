@@ -8,7 +8,6 @@ import pytest
 from dynvgd_jax.core.types import Transition
 from dynvgd_jax.replay import ring as replay
 from dynvgd_jax.replay.ring import Window
-from tests.support.quick import quick_jit
 from tests.support.stored import (
     EXAMPLE,
     EXAMPLE_WITH_BOTH,
@@ -22,8 +21,8 @@ from tests.support.stored import (
 )
 
 AS_STORED = Window(gamma=1.0)
-add = quick_jit(replay.add)
-sample = quick_jit(replay.sample, static_argnums=(2, 3, 4))
+add = jax.jit(replay.add)
+sample = jax.jit(replay.sample, static_argnums=(2, 3, 4))
 
 
 def test_past_capacity_the_oldest_slots_are_overwritten():

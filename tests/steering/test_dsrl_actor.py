@@ -17,7 +17,6 @@ from dynvgd_jax.steering.noise_acting import NOISE
 from dynvgd_jax.steering.noise_actor import LOG_STD_RANGE, make_noise_actor, squashed
 from dynvgd_jax.steering.sac import make_sac
 from tests.steering import toy
-from tests.support.quick import quick_jit
 
 ENVS = 4
 METHODS = {"dsrl_na": dsrl_na, "dsrl_sac": dsrl_sac}
@@ -161,14 +160,14 @@ def inputs(**changes):
 
 
 def decode(setting, noise, obs):
-    plain = quick_jit(lambda *arguments: sample(setting.denoiser, *arguments))
+    plain = jax.jit(lambda *arguments: sample(setting.denoiser, *arguments))
     return plain(toy.to_jax(toy.weights()), noise, obs)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_first_rollouts_fill_the_bounds(name):
     setting = small(name, **{"dsrl.noise_magnitude": 1.5})
-    explore = quick_jit(METHODS[name](setting).explore)
+    explore = jax.jit(METHODS[name](setting).explore)
     count = 500
     many = inputs(
         obs=np.zeros((count, toy.OBS_DIM), np.float32),
@@ -179,7 +178,7 @@ def test_first_rollouts_fill_the_bounds(name):
     assert (NOISE in decision.extras) == (name == "dsrl_sac")
     if name == "dsrl_na":
         same = METHODS["dsrl_sac"](small("dsrl_sac", **{"dsrl.noise_magnitude": 1.5}))
-        expected = quick_jit(same.explore)(toy.to_jax(toy.weights()), many).chunk
+        expected = jax.jit(same.explore)(toy.to_jax(toy.weights()), many).chunk
         np.testing.assert_array_equal(decision.chunk, expected)
         return
     noise = np.asarray(decision.extras[NOISE])
@@ -220,7 +219,7 @@ def test_first_rollouts_of_the_other_methods_are_clipped_where_they_are_judged()
 def test_evaluations_sample_as_published_or_take_the_mode(name, deterministic):
     setting = small(name, **{"dsrl.deterministic_eval": deterministic})
     method, params = METHODS[name](setting), toy.to_jax(toy.weights())
-    state, act = method.init(jax.random.key(0)), quick_jit(method.act)
+    state, act = method.init(jax.random.key(0)), jax.jit(method.act)
     trained, evaluated, mode = (
         act(state, params, chosen).chunk
         for chosen in (inputs(), inputs(evaluating=True), inputs(key=None))
@@ -335,7 +334,7 @@ def test_devices_with_their_own_batches_hold_the_same_state(name):
             lambda batches, key: method.update(state, params, batches, key, 0),
             axis_name="devices",
         )
-        return quick_jit(own)(batches, keys)
+        return jax.jit(own)(batches, keys)
 
     for leaf in jax.tree.leaves(update(shared)):
         np.testing.assert_array_equal(leaf[0], leaf[1])

@@ -8,7 +8,6 @@ from dynvgd_jax.steering import dsrl_na, dsrl_sac
 from dynvgd_jax.steering.noise_acting import NOISE
 from tests.steering import reference, toy
 from tests.steering.torch_dsrl import Actor, Learner, Options, decoded
-from tests.support.quick import quick_jit
 
 UTD, DISTILL, BATCH, CALLS = 3, 3, 8, 2
 RATE, TAU = 1e-3, 0.1
@@ -99,7 +98,7 @@ def calls(request):
     state = method.init(jax.random.key(3))
     options = Options(RATE, TAU, -1.0, 1.5, config.target_reduce)
     learner = Learner(state.sac, options, getattr(state, "noise_critic", None))
-    params, update = toy.to_jax(toy.weights()), quick_jit(method.update)
+    params, update = toy.to_jax(toy.weights()), jax.jit(method.update)
     assert method.more_batches == (DISTILL if learner.noise_critics else 0)
     for number in range(CALLS):
         batches = batches_of(number, UTD + method.more_batches)
@@ -155,7 +154,7 @@ def test_actions_agree_with_float64(calls):
     rng = np.random.default_rng(5)
     obs = np.float32(rng.normal(size=(BATCH, toy.OBS_DIM)))
     draw = np.float32(rng.normal(size=(BATCH, *toy.CHUNK)))
-    act = quick_jit(method.act)
+    act = jax.jit(method.act)
     params = toy.to_jax(toy.weights())
     for given in (draw, None):
         decision = act(state, params, toy.inputs(obs, given))

@@ -16,7 +16,6 @@ from dynvgd_jax.steering.methods import METHODS
 from dynvgd_jax.steering.proposals import PROPOSALS, Proposals, draw_subset
 from tests.steering import reference, toy
 from tests.steering.torch_critics import Critics
-from tests.support.quick import quick_jit
 
 BATCH, COUNT, NUM, STEPS = 12, 5, 3, 3
 RATE, TAU = 1e-2, 0.1
@@ -167,7 +166,7 @@ def test_a_training_call_agrees_with_torch(backup, reduce, guiding):
     """Critics, targets and network after three steps, in float64."""
     method, _ = make(backup, reduce, guiding, subset=3)
     state, batches, key = learned(method), batch_of(4, STEPS, BATCH), jax.random.key(9)
-    found, metrics = quick_jit(method.update)(state, None, batches, key, 0)
+    found, metrics = jax.jit(method.update)(state, None, batches, key, 0)
     options = Proposals(COUNT, backup=backup, subset=3)
     draws = list(draws_of(key, batches, options, reduce == "random_pair"))
     assert len({tuple(picked) for _, picked, _ in draws}) == STEPS
@@ -274,7 +273,7 @@ def test_acting_takes_the_best_of_edited_and_unedited_chunks():
     state, envs = learned(method), 6
     given = batch_of(3, envs)
     inputs = toy.inputs(given.next_obs, None)._replace(proposed=given.next_extras)
-    decision = quick_jit(method.act)(state, None, inputs)
+    decision = jax.jit(method.act)(state, None, inputs)
     editor = TorchEditor(state.editor)
     targets = Critics(state.critic.target_params)
     gains, edited_ones = [], 0
@@ -312,13 +311,13 @@ def test_an_untrained_network_moves_nothing_and_no_step_is_the_choice_alone():
     critic_key, _ = jax.random.split(key)
     states = [choice.init(critic_key), method.init(key), still.init(key)]
     chunks = [
-        quick_jit(m.act)(state, None, inputs).chunk
+        jax.jit(m.act)(state, None, inputs).chunk
         for m, state in zip((choice, method, still), states, strict=True)
     ]
     np.testing.assert_array_equal(chunks[0], chunks[1])
     batches, key = batch_of(4, STEPS, BATCH), jax.random.key(9)
     alone, moved, unmoved = (
-        quick_jit(m.update)(state, None, batches, key, 0)[0]
+        jax.jit(m.update)(state, None, batches, key, 0)[0]
         for m, state in zip((choice, method, still), states, strict=True)
     )
     assert_close(unmoved.critic.params, alone.critic.params, atol=1e-6)
@@ -359,14 +358,14 @@ def test_devices_that_share_a_batch_learn_what_one_learns():
     )
     half, _ = make(count=1, setting=setting)
     state, key = learned(single), jax.random.key(9)
-    expected, want = quick_jit(single.update)(state, None, whole, key, 0)
+    expected, want = jax.jit(single.update)(state, None, whole, key, 0)
     parts = jax.tree.map(
         lambda leaf: jnp.stack(jnp.split(jnp.asarray(leaf), 2, axis=1)), whole
     )
     update = jax.vmap(
         lambda batches: half.update(state, None, batches, key, 0), axis_name="devices"
     )
-    found, got = quick_jit(update)(parts)
+    found, got = jax.jit(update)(parts)
     for tree, like in (
         (found.editor, expected.editor),
         (found.critic.params, expected.critic.params),

@@ -12,7 +12,6 @@ from dynvgd_jax.steering.methods import METHODS
 from dynvgd_jax.steering.weight import Weighting
 from tests.steering import reference, test_methods, toy
 from tests.steering.test_guidance import setup
-from tests.support.quick import quick_jit
 
 STEPS = 4
 
@@ -35,7 +34,7 @@ def guided(options, ensemble, params, obs, noise, td_error=7.0):
         return plain, *G.guided_decode(denoiser, prepared, *inputs)
 
     weights = toy.to_jax(toy.weights())
-    return quick_jit(run)(weights, params, jnp.float32(noise), jnp.float32(obs))
+    return jax.jit(run)(weights, params, jnp.float32(noise), jnp.float32(obs))
 
 
 @pytest.mark.parametrize(
@@ -96,14 +95,14 @@ def test_every_method_steers_a_flow(name, monkeypatch):
     policy = make_policy()
     monkeypatch.setattr(test_methods, "make_policy", lambda: policy)
     method = test_methods.build(name)
-    state = quick_jit(method.init)(jax.random.key(0))
+    state = jax.jit(method.init)(jax.random.key(0))
     inputs = test_methods.act_inputs(evaluating=True)
-    chunk = quick_jit(method.act)(state, policy.params, inputs).chunk
+    chunk = jax.jit(method.act)(state, policy.params, inputs).chunk
     assert chunk.shape == (test_methods.ENVS, 4, 2)
     assert np.isfinite(chunk).all() and np.abs(chunk).max() <= 1.5
     noise = np.float32(np.random.default_rng(1).normal(size=chunk.shape))
     if name == "base":
         given = inputs._replace(noise=noise)
-        found = quick_jit(method.act)(state, policy.params, given).chunk
+        found = jax.jit(method.act)(state, policy.params, given).chunk
         alone = policy.sample(inputs.obs, noise, 2)
         np.testing.assert_allclose(found, alone, atol=2e-6)

@@ -12,7 +12,6 @@ from dynvgd_jax.diffusion.base import sample
 from dynvgd_jax.steering.golden_ticket import TicketState, best_ticket, golden_ticket
 from dynvgd_jax.training.loop import train
 from tests.steering import toy
-from tests.support.quick import quick_jit
 from tests.support.reach import PowerCutError, ReachEnv, breaking
 from tests.support.same_run import assert_equal_runs, scalars
 from tests.support.tiny_run import VECTOR_STEP, tiny
@@ -73,7 +72,7 @@ def test_ended_episodes_count_for_their_ticket():
         chunks=np.zeros(5, np.int32),
     )
     before = counts([1, 2, 3], [0, 1, 0], [-9, -4, -30])
-    after = quick_jit(method().observe)(before, ends)
+    after = jax.jit(method().observe)(before, ends)
     np.testing.assert_array_equal(after.episodes, [2, 4, 3])
     np.testing.assert_array_equal(after.successes, [0, 3, 0])
     np.testing.assert_allclose(after.total_return, [-17, -9, -30])
@@ -95,8 +94,8 @@ def test_training_takes_turns_and_evaluation_plays_the_best(kind):
     episodes = np.int32([4, 0, 2, 5])  # tickets 1, 0, 2, 2
     obs = jax.random.normal(jax.random.key(1), (4, toy.OBS_DIM))
     inputs = toy.inputs(obs, None)._replace(episode=episodes, evaluating=False)
-    act = quick_jit(own.act)
-    plain = quick_jit(lambda *a: sample(toy.setting().denoiser, *a))
+    act = jax.jit(own.act)
+    plain = jax.jit(lambda *a: sample(toy.setting().denoiser, *a))
     trained = act(state, params, inputs)
     expected = plain(params, state.tickets[episodes % TICKETS], obs)
     np.testing.assert_allclose(trained.chunk, expected, atol=2e-6)

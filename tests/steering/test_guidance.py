@@ -19,7 +19,6 @@ from dynvgd_jax.steering.weight import Weighting
 from tests.diffusion.helpers import random_params
 from tests.steering import reference, toy
 from tests.support import reference as policy_reference
-from tests.support.quick import quick_jit
 
 BATCH = 6
 
@@ -59,14 +58,14 @@ def decode(ensemble, params, schedule, obs, noise, options, td_error=7.0):
         )
 
     weights = toy.to_jax(toy.weights())
-    return quick_jit(run)(weights, params, jnp.float32(noise), jnp.float32(obs))
+    return jax.jit(run)(weights, params, jnp.float32(noise), jnp.float32(obs))
 
 
 @functools.cache
 def unguided_decode(ddim_steps):
     schedule = ddim_schedule(cosine_schedule(20), ddim_steps)
     denoiser = make_ddim(toy.make_eps_fn, schedule)
-    run = quick_jit(lambda w, x, o: plain_decode(denoiser, denoiser.prepare(w), x, o))
+    run = jax.jit(lambda w, x, o: plain_decode(denoiser, denoiser.prepare(w), x, o))
     weights = toy.to_jax(toy.weights())
     return lambda noise, obs: run(weights, jnp.float32(noise), jnp.float32(obs))
 
@@ -224,7 +223,7 @@ def test_weight_off_before_its_warmup():
     ensemble, params, obs, _ = setup()
     z = jnp.float32(np.random.default_rng(3).uniform(-0.5, 0.5, (BATCH, *toy.CHUNK)))
 
-    @quick_jit
+    @jax.jit
     def mean_weight(params, on):
         guide_fn = G.make_guide_fn(
             G.Guidance(),
@@ -245,7 +244,7 @@ def test_summary_names_and_q_after_the_step():
     options = G.Guidance(scale=0.02)
     schedule = ddim_schedule(cosine_schedule(20), 8)
     _, stats = decode(ensemble, params, schedule, obs, noise, options)
-    q_fn = quick_jit(lambda o, a: ensemble.apply(params, o, a))
+    q_fn = jax.jit(lambda o, a: ensemble.apply(params, o, a))
     out = G.summarise(stats, jnp.float32(obs), q_fn, options, jnp.float32(0.02))
     published = (
         "lambda_base lambda_mean weight_mean grad_norm weighted_grad_norm delta_norm "

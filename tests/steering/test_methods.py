@@ -12,7 +12,6 @@ from dynvgd_jax.diffusion.policy import Policy
 from dynvgd_jax.steering.base import ActInputs
 from dynvgd_jax.steering.methods import METHODS, build_method, state_shapes
 from tests.diffusion.helpers import random_params
-from tests.support.quick import quick_jit
 
 ENVS = 3
 
@@ -53,12 +52,12 @@ def act_inputs(**changes):
 @pytest.mark.parametrize("evaluating", [False, True])
 def test_every_method_keeps_to_the_seam(name, evaluating):
     method, params = build(name), make_policy().params
-    state = quick_jit(method.init)(jax.random.key(0))
+    state = jax.jit(method.init)(jax.random.key(0))
     shapes = state_shapes(method)
     jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), state, shapes)
     assert state.num_updates.dtype == jnp.int32 and int(state.num_updates) == 0
     inputs = act_inputs(evaluating=evaluating)
-    decision = quick_jit(method.act)(state, params, inputs)
+    decision = jax.jit(method.act)(state, params, inputs)
     assert decision.chunk.shape == (ENVS, 4, 2)
     assert decision.chunk.dtype == jnp.float32
     assert decision.extras.keys() == method.extras.keys()
@@ -66,7 +65,7 @@ def test_every_method_keeps_to_the_seam(name, evaluating):
         assert metric.startswith("guide/") and np.shape(value) == ()
         assert np.isfinite(value), metric
     if method.value is not None:
-        value = quick_jit(method.value)(state, inputs.obs, decision.chunk)
+        value = jax.jit(method.value)(state, inputs.obs, decision.chunk)
         assert value.members.shape[1:] == value.combined.shape == (ENVS,)
         assert value.weight.shape == (ENVS,) and state.td_error.shape == ()
     assert method.trains == (name != "base")
@@ -77,7 +76,7 @@ def test_the_base_policy_is_the_policy_alone_whatever_guides():
     state, params = base.init(jax.random.key(0)), make_policy().params
     noise = np.float32(np.random.default_rng(1).normal(size=(ENVS, 4, 2)))
     inputs = act_inputs(noise=noise)
-    decision = quick_jit(base.act)(state, params, inputs)
+    decision = jax.jit(base.act)(state, params, inputs)
     plain = make_policy().sample(inputs.obs, noise, 2)
     np.testing.assert_allclose(decision.chunk, plain, atol=2e-6)
     assert base.update is None and base.candidates == 1 and decision.metrics == {}
@@ -90,7 +89,7 @@ def test_vgd_neither_weighs_nor_clips_and_dynvgd_does_both():
         method = build(name, **changes)
         state = method.init(jax.random.key(0))._replace(td_error=jnp.float32(50.0))
         inputs = act_inputs(noise=noise)
-        decisions[name] = quick_jit(method.act)(state, make_policy().params, inputs)
+        decisions[name] = jax.jit(method.act)(state, make_policy().params, inputs)
     assert decisions["vgd"].metrics["guide/weight_mean"] == 1
     assert decisions["dynvgd"].metrics["guide/weight_mean"] < 0.61  # exp(-50 / 100)
     assert np.abs(decisions["vgd"].chunk).max() > 1
@@ -104,7 +103,7 @@ def test_the_choice_alone_is_vgd_without_guidance_whatever_the_scale():
     chosen = build("best_of_n", **{"guidance.scale": 9.0})
     unguided = build("vgd", **kept | {"guidance.scale": 0.0})
     state = chosen.init(jax.random.key(0))
-    decisions = [quick_jit(m.act)(state, params, inputs) for m in (chosen, unguided)]
+    decisions = [jax.jit(m.act)(state, params, inputs) for m in (chosen, unguided)]
     np.testing.assert_array_equal(decisions[0].chunk, decisions[1].chunk)
     assert decisions[0].metrics.keys() == {"guide/candidate_gain"}
     assert chosen.candidates == 4 and not chosen.follows

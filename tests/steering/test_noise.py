@@ -8,12 +8,11 @@ import pytest
 from dynvgd_jax.diffusion.base import sample
 from dynvgd_jax.steering import noise as noises
 from tests.steering import toy
-from tests.support.quick import quick_jit
 
 
 def test_held_noise_stays_for_its_chunks_and_episodes_take_turns():
     key, seeds = jax.random.key(0), jnp.uint32([0, 1, 2, 3, 4])
-    held = quick_jit(
+    held = jax.jit(
         lambda index: noises.held_noise(
             ("tanh_randn", "randn"), (1, 3), key, seeds, index, (4, 2)
         )
@@ -68,11 +67,11 @@ def test_first_rollouts_are_the_unguided_policy_from_held_noise(configured):
     inputs = toy.inputs(obs, None)._replace(
         key=jax.random.key(4), seeds=seeds, chunk_index=index
     )
-    decision = quick_jit(noises.make_explore(setting))(params, inputs)
+    decision = jax.jit(noises.make_explore(setting))(params, inputs)
     kinds = configured or ("tanh_randn",)
     noise = noises.held_noise(
         kinds, (2,), jax.random.key(4), seeds, index, setting.chunk_shape
     )
-    expected = quick_jit(lambda *a: sample(setting.denoiser, *a))(params, noise, obs)
+    expected = jax.jit(lambda *a: sample(setting.denoiser, *a))(params, noise, obs)
     np.testing.assert_allclose(decision.chunk, expected, atol=2e-6)
     assert decision.extras == {} and decision.metrics == {}

@@ -17,7 +17,6 @@ from dynvgd_jax.steering.guidance import Guidance
 from dynvgd_jax.steering.noise import start_noise
 from dynvgd_jax.steering.proposals import PROPOSALS, Proposals
 from tests.steering import reference, toy
-from tests.support.quick import quick_jit
 
 BATCH, COUNT, NUM = 12, 5, 3
 KEY = jax.random.key(3)
@@ -222,7 +221,7 @@ def test_a_training_call_equals_a_loop(backup, reduce):
     critic, method = make(backup, reduce, subset=3)
     state = method.init(jax.random.key(0))
     batches, key = batch_of(4, 2, BATCH), jax.random.key(9)
-    found, metrics = quick_jit(method.update)(state, None, batches, key, 0)
+    found, metrics = jax.jit(method.update)(state, None, batches, key, 0)
     subset_keys = jax.random.split(jax.random.split(key)[1], 2)
     pair_keys = jax.random.split(jax.random.fold_in(key, td.PAIR_KEY), 2)
     options = Proposals(COUNT, backup=backup, subset=3)

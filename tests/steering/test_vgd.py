@@ -15,13 +15,12 @@ from dynvgd_jax.steering.guidance import Guidance
 from dynvgd_jax.training.programs import call_on_ring
 from dynvgd_jax.training.replay_memory import Draw
 from tests.steering import reference, toy
-from tests.support.quick import quick_jit
 
 UTD, BATCH, ENVS = 3, 16, 5
 SCHEDULE = toy.schedule(4)
 WINDOW = Window(gamma=0.9)
 DRAW = Draw(UTD, BATCH, 0, WINDOW)
-sample_batches = quick_jit(replay_lib.sample, static_argnums=(2, 3))
+sample_batches = jax.jit(replay_lib.sample, static_argnums=(2, 3))
 
 
 def critics(initial_value=0.0):
@@ -43,7 +42,7 @@ def make(scale=0.05, warmup=0, changes=None, **options):
 
 def updating(method, draw=DRAW):
     """The training call on a ring: `(state, store, params, key, env_steps)`."""
-    return quick_jit(call_on_ring(method, draw))
+    return jax.jit(call_on_ring(method, draw))
 
 
 def draws(store, key, draw=DRAW):
@@ -62,7 +61,7 @@ def acting(method):
         assert decision.extras == {}
         return decision.chunk, decision.metrics
 
-    return quick_jit(act)
+    return jax.jit(act)
 
 
 def filled_replay():
@@ -94,7 +93,7 @@ def test_scan_equals_a_python_loop_over_whole_decodes():
     critic, errors = state.critic, []
     act = acting(method)
     optimizer = td.make_optimizer(config.learning_rate)
-    step = quick_jit(
+    step = jax.jit(
         lambda critic, batch, action: td.gradient_step(
             kind,
             optimizer,
@@ -137,7 +136,7 @@ def test_update_learns_from_the_window_and_the_noise_that_are_configured():
     assert 0.1 < np.std(action - batches.action) < 0.3  # the clip takes some
     batches = batches._replace(action=action)
     *_, published = make()  # learns from what it is given
-    expected, _ = quick_jit(published.update)(state, params, batches, key, 0)
+    expected, _ = jax.jit(published.update)(state, params, batches, key, 0)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), out, expected
     )
@@ -275,7 +274,7 @@ def test_scale_zero_acts_as_plain_ddim_bit_for_bit():
     noise = jax.random.normal(jax.random.key(2), (ENVS, *toy.CHUNK))
     chunk, stats = acting(method)(state, params, obs, noise)
     # Weights as arguments here too: XLA rounds otherwise where it knows them.
-    plain = quick_jit(
+    plain = jax.jit(
         lambda params, x, obs: sample(toy.setting().denoiser, params, x, obs)
     )(params, noise, obs)
     np.testing.assert_array_equal(chunk, plain)
@@ -329,7 +328,7 @@ def test_update_donates_without_aliasing():
     """The whole state can be donated, call after call."""
     *_, method = make()
     params = toy.to_jax(toy.weights())
-    run = quick_jit(call_on_ring(method, DRAW), donate_argnums=0)
+    run = jax.jit(call_on_ring(method, DRAW), donate_argnums=0)
     state, store = method.init(jax.random.key(0)), filled_replay()
     for i in range(3):
         before = jax.tree.leaves(state)

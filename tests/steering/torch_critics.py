@@ -16,7 +16,6 @@ from torch.nn import functional
 from dynvgd_jax.core.types import Transition
 from dynvgd_jax.steering.critics import td
 from tests.steering import reference
-from tests.support.quick import quick_jit
 
 OBS, ACT, BATCH = 5, 6, 8
 RATE, TAU = 1e-3, 0.1
@@ -83,7 +82,7 @@ def rows():
 
 def fresh(critic):
     """The critics' first parameters."""
-    return quick_jit(critic.init)(jax.random.key(0))
+    return jax.jit(critic.init)(jax.random.key(0))
 
 
 def check_three_steps(critic, kind):
@@ -92,7 +91,7 @@ def check_three_steps(critic, kind):
     state = td.CriticState(params, params, optimizer.init(params))
     current, targets = Critics(params), Critics(params)
     adam = torch.optim.Adam(current.parameters(), lr=RATE)
-    step = quick_jit(
+    step = jax.jit(
         lambda state, batch, action: td.gradient_step(
             critic,
             optimizer,
@@ -161,5 +160,5 @@ def learn(critic, rewards, *, steps, rate=0.02):
     params = fresh(critic)
     state = td.CriticState(params, params, optimizer.init(params))
     inputs = jax.random.split(jax.random.key(1), steps), jnp.linspace(1.0, 0.0, steps)
-    state, _ = quick_jit(lambda s, x: jax.lax.scan(one_step, s, x))(state, inputs)
+    state, _ = jax.jit(lambda s, x: jax.lax.scan(one_step, s, x))(state, inputs)
     return critic.predict(state.params, rows[0][:1], rows[1][:1])[:, 0]

@@ -28,7 +28,6 @@ from dynvgd_jax.torch_weights import run as run_lib
 from dynvgd_jax.training.loop import train
 from dynvgd_jax.training.state import ACT_KEY
 from tests.support import torch_reference as ref
-from tests.support.quick import quick_jit
 from tests.support.reach import ReachEnv
 from tests.support.same_run import arrays
 from tests.support.tiny_run import VECTOR_STEP, tiny
@@ -163,7 +162,7 @@ def test_learning_goes_on_as_in_torch(converted):
     critic = make_critic(agent.config, SIZES.obs, INPUTS - SIZES.obs)
     state, tau = agent.learner.critic, agent.config.target_tau
 
-    @quick_jit
+    @jax.jit
     def step(state, batch):
         y = td.next_target(critic, state.target_params, batch, batch.action)
         return td.gradient_step(critic, adam, state, batch, y, tau)

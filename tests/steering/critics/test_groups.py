@@ -16,7 +16,6 @@ from dynvgd_jax.steering.guidance import Guidance
 from dynvgd_jax.steering.methods import build_method
 from dynvgd_jax.steering.proposals import PROPOSALS, Proposals
 from tests.steering import reference, toy
-from tests.support.quick import quick_jit
 
 NUM, GROUPS, UTD, BATCH, COUNT = 4, 2, 2, 6, 3
 SIZES = (toy.OBS_DIM, toy.FLAT)
@@ -62,10 +61,10 @@ def test_a_training_call_equals_that_of_two_ensembles():
     method = vgd.make_vgd(options(), critics(), toy.setting())
     assert method.more_batches == UTD * (GROUPS - 1)
     state, batches = method.init(jax.random.key(0)), batches_of(1)
-    found, metrics = quick_jit(method.update)(state, None, batches, KEY, 0)
+    found, metrics = jax.jit(method.update)(state, None, batches, KEY, 0)
     alone, adam = critics(num=NUM // GROUPS), td.make_optimizer(1e-2)
 
-    @quick_jit
+    @jax.jit
     def one_step(now, batch, y):
         return td.gradient_step(alone, adam, now, batch, y, 0.1)[0]
 
@@ -140,7 +139,7 @@ def test_a_group_never_sees_the_others_rows(method):
     state, batches = method.init(jax.random.key(0)), batches_of(1, utd=1)
     # the second batch is the second group's
     other = batches._replace(reward=batches.reward + np.float32([[0.0], [1.0]]))
-    update = quick_jit(method.update)
+    update = jax.jit(method.update)
     one, two = (update(state, None, b, KEY, 0)[0].critic for b in (batches, other))
     equal = [
         [

@@ -32,7 +32,6 @@ from tests.steering.torch_critics import (
     learn,
     rows,
 )
-from tests.support.quick import quick_jit
 
 # Ten bins of 2; with three beyond either end the edges are -26, -24, ... 6.
 BINS = Bins(-20.0, 0.0, 10)
@@ -190,7 +189,7 @@ def test_fresh_critics_start_from_a_value(value):
     steps = np.diff(logits)
     np.testing.assert_allclose(steps, steps[0], rtol=1e-3, atol=1e-5)
     critic = make(num=64, initial_value=value)
-    q = quick_jit(critic.q)(fresh(critic), *rows())
+    q = jax.jit(critic.q)(fresh(critic), *rows())
     np.testing.assert_allclose(q.mean(), value, atol=0.5)  # a quarter of a bin
 
 
@@ -229,7 +228,7 @@ def test_sizes_and_options_come_from_their_fields():
     critic, wanted = kinds.make_critic(config, OBS, ACT), make(3, "mean", clip=9.0)
     params = fresh(critic)
     jax.tree.map(np.testing.assert_array_equal, params, fresh(wanted))
-    log_probs = quick_jit(critic.predict)(params, *rows())
+    log_probs = jax.jit(critic.predict)(params, *rows())
     assert log_probs.shape == (3, BATCH, 16)
     steps = log_probs, jnp.full(BATCH, -6.0), jnp.full(BATCH, 0.9)
     np.testing.assert_array_equal(critic.target(*steps), wanted.target(*steps))

@@ -24,7 +24,6 @@ from tests.steering.torch_critics import (
     learn,
     rows,
 )
-from tests.support.quick import quick_jit
 
 # An exponential distribution below 0, 10,000 equally likely draws: the quantile at tau
 # is 20 log(tau), the mean -20.
@@ -153,7 +152,7 @@ def test_three_steps_agree_with_torch(num, reduce, kappa):
 def test_fresh_critics_start_from_a_value():
     """It is added to every quantile and changes no draw."""
     zero, moved = make(), make(initial_value=-100.0)
-    q, moved_q = (quick_jit(c.q)(fresh(c), *rows()) for c in (zero, moved))
+    q, moved_q = (jax.jit(c.q)(fresh(c), *rows()) for c in (zero, moved))
     np.testing.assert_allclose(moved_q, q - 100.0, rtol=1e-6)
     assert q.shape == (3, BATCH) and float(jnp.abs(q).max()) < 2
 
@@ -192,7 +191,7 @@ def test_sizes_and_options_come_from_their_fields():
     module = CriticEnsemble(3, 8, 2, 6)
     expected = init_ensemble(module, jax.random.key(0), OBS, ACT, -50.0)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), params, expected)
-    quantiles = quick_jit(critic.predict)(params, *rows())
+    quantiles = jax.jit(critic.predict)(params, *rows())
     assert quantiles.shape == (3, BATCH, 6)
     y = critic.target(quantiles, jnp.zeros(BATCH), jnp.ones(BATCH))
     np.testing.assert_array_equal(y, np.full((BATCH, 18), -9.0))

@@ -13,7 +13,6 @@ from dynvgd_jax.steering.critics.mlp import (
     mean_critic,
 )
 from tests.steering import reference
-from tests.support.quick import quick_jit
 
 OBS, ACT, BATCH = 5, 6, 8
 
@@ -72,7 +71,7 @@ def test_three_steps_agree_with_float64():
     params = init_ensemble(ensemble, jax.random.key(0), OBS, ACT)
     optimizer = td.make_optimizer(1e-3)
     critic = mean_critic(ensemble, OBS, ACT)
-    gradient_step = quick_jit(
+    gradient_step = jax.jit(
         lambda state, batch, next_action: td.gradient_step(
             critic,
             optimizer,
