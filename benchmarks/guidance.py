@@ -51,13 +51,13 @@ from dynvgd_jax.steering.vgd import LearnerState
 SCALARS = ("weight_mean", "delta_norm", "delta_q", "candidate_gain")
 
 
-def parse_fields(texts):
+def parse_fields(texts, flag="--variant"):
     """Returns `{field: value}` of `field=value` texts, values as JSON or else text."""
     fields = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"--variant: found {text!r}, expected field=value")
+            raise UserError(f"{flag}: found {text!r}, expected field=value")
         try:
             fields[name] = json.loads(value)
         except json.JSONDecodeError:
@@ -95,6 +95,11 @@ def play(agent, env, seeds, label):
     return np.array([r.success_chunk for r in results]), means
 
 
+def _acting(config):
+    """What `config.critic` says of critics that act, and not of how they learn."""
+    return config.critic.to_dict() | {"num": None, "groups": None}
+
+
 def together(agents):
     """Returns the first agent with the critics of all, whose mean TD error it has.
 
@@ -109,9 +114,10 @@ def together(agents):
                 f"--together: found method {agent.config.method!r}, expected one that "
                 "learns nothing but critics of chunks"
             )
-        if agent.config.critic != agents[0].config.critic:
+        if _acting(agent.config) != _acting(agents[0].config):
             raise UserError("--together: found critics of several kinds or sizes")
     config.critic.num = sum(agent.config.critic.num for agent in agents)
+    config.critic.groups = 1  # nothing learns here
     critics = [agent.learner.critic for agent in agents]
 
     def stack(name):

@@ -60,7 +60,7 @@ class Case:
         self.utd, self.params = config.utd, jax.device_put(policy.params)
         self.learner = jax.jit(method.init)(jax.random.key(0))
         self.replay = filled(method, policy)
-        draw = make_draw(config, method.follows)
+        draw = make_draw(config, method.follows, method.more_batches)
         self.call = jax.jit(call_on_ring(method, draw), donate_argnums=0)
         self.times = []
         self.run(0)

@@ -74,7 +74,8 @@ def check_choice(field: str, value: Any, names: Iterable[str]) -> None:
 
 def check_range(field: str, value: float, least: float, greatest: float) -> None:
     """Raises UserError unless `value` is a number from `least` to `greatest`."""
-    if not isinstance(value, numbers.Real) or not least <= value <= greatest:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not least <= value <= greatest:
         raise UserError(
             f"config.{field}: found {value!r}, expected a number from {least} to "
             f"{greatest}"

@@ -67,6 +67,15 @@ def test_the_base_policy_does_not_choose(finished_run, toy_config):
     np.testing.assert_array_equal(wins, [r["success_chunk"] == "1" for r in rows])
 
 
+def test_critics_together_may_have_learned_in_groups(finished_run):
+    agents = [
+        load_agent(finished_run, {"critic.groups": groups}) for groups in (1, 2, 1)
+    ]
+    both = guidance.together(agents)
+    num = agents[0].config.critic.num
+    assert (both.config.critic.num, both.config.critic.groups) == (3 * num, 1)
+
+
 def test_critics_together_are_one_ensemble(finished_run, toy_config):
     """They value a chunk as they did, and a run beside itself acts as it does alone."""
     run = load_agent(finished_run)

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import guidance, retrain
 from dynvgd_jax import load_agent
-from dynvgd_jax.agent import SOURCE_FILE
+from dynvgd_jax.agent import CHECKPOINTS, SOURCE_FILE
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.training.loop import train
 from tests.support.reach import ReachEnv
@@ -76,8 +76,13 @@ def test_fields_are_changed_and_steps_counted(run, tmp_path):
     [
         (["--updates=0"], "--updates: found 0, expected 1 up"),
         (["--changes", "critic.groups=3"], "found 3, expected a divisor"),
+        (["--changes", "critic.groups=true"], "critic.groups: found True, expected a"),
         (["--changes", "critic.grups=2"], "critic.grups"),
-        (["--changes", "guidance.candidates=8"], "found transitions"),
+        (["--changes", "critic.groups"], "--changes: found 'critic.groups', expected"),
+        (["--changes", "guidance.candidates=8"], "found guidance.candidates, expected"),
+        (["--changes", "num_envs=3"], "found num_envs, expected a field of critics"),
+        (["--changes", "target_backup=guided"], "other arrays belong to a transition"),
+        (["--seed=-1"], "--seed: found -1, expected 0 to"),
     ],
 )
 def test_errors(run, tmp_path, arguments, message):
@@ -86,6 +91,46 @@ def test_errors(run, tmp_path, arguments, message):
     assert not (tmp_path / "new").exists()
 
 
+def test_critics_that_are_not_finite_are_not_written(run, tmp_path, monkeypatch):
+    read = retrain.read_buffer
+
+    def read_broken(*arguments):
+        buffer = read(*arguments)
+        data = buffer.data._replace(reward=buffer.data.reward * jnp.nan)
+        return buffer._replace(data=data)
+
+    monkeypatch.setattr(retrain, "read_buffer", read_broken)
+    with pytest.raises(UserError, match="critics that are not finite"):
+        again(run, tmp_path / "new", "--updates=2")
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_existing_folder_is_refused(run):
     with pytest.raises(UserError, match="exists already"):
         again(run, run)
+
+
+def test_a_folder_without_its_buffer_is_refused(run, tmp_path):
+    again(run, tmp_path / "first", "--updates=2")
+    with pytest.raises(UserError, match="found no resume/, expected a run with its"):
+        again(tmp_path / "first", tmp_path / "second")
+
+
+def test_an_older_checkpoint_has_its_own_buffer_and_count(run, tmp_path, capsys):
+    old, new = sorted(int(path.name) for path in (run / CHECKPOINTS).iterdir())
+    found = again(run / CHECKPOINTS / str(old), tmp_path / "old")
+    assert found.env_steps == old < new
+    updates = load_agent(run / CHECKPOINTS / str(old)).learner.num_updates
+    assert int(found.learner.num_updates) == int(updates)
+    stored = old // ReachEnv.sizes.chunk_len
+    assert f"{stored} transitions, {updates} gradient" in capsys.readouterr().out
+
+
+def test_a_wrapped_buffer_is_the_capacitys(tmp_path, toy_policy):
+    changes = {"replay.capacity": 30, "checkpoint.every_env_steps": 10**6}
+    config = tiny(toy_policy, **PROPOSALS | changes)
+    train(config, tmp_path / "run", ReachEnv)
+    agent = load_agent(tmp_path / "run")
+    assert agent.env_steps // ReachEnv.sizes.chunk_len == 48
+    buffer = retrain.read_buffer(tmp_path / "run", agent.env_steps, agent)
+    assert int(buffer.size) == 30 and int(buffer.cursor) == 48 % 30

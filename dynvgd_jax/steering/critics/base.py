@@ -38,6 +38,7 @@ class Critic(NamedTuple):
     loss: Callable[[Any, Any], jax.Array]
     # y [B, C, ...] of C equally likely next actions -> y [B, ...]
     mix: Callable[[Any], Any]
+    groups: int = 1  # of critics, that each have their own part of a batch: groups.py
 
     def q(self, params: PyTree, obs: jax.Array, flat: jax.Array) -> jax.Array:
         """Returns each critic's value `[N, B]`."""

@@ -1,7 +1,9 @@
 """Critics that learn in groups: each from batches of its own, towards its own targets.
 
-Critics of one run that share batches and targets err alike, whatever they started from;
-groups do not, so that together they choose better (docs/results/proposals.md).
+Critics that share batches and targets share errors, whatever they started from; those
+of two learners on the same data do not (docs/results/proposals.md). What the next
+chunks of targets are is not the groups' own: all critics guide them, and train what
+edits them.
 """
 
 import jax
@@ -41,9 +43,17 @@ def require_one_group(config: ConfigDict) -> None:
 
 
 def side_by_side(batches: Transition, groups: int) -> Transition:
-    """Returns batches `[utd * G, B, ...]` as `[utd, G * B, ...]`, G groups' each."""
+    """Returns batches `[utd * G, B, ...]` as `[utd, G * B, ...]`, G groups' each.
+
+    Raises:
+      ValueError: there are not as many for every group.
+    """
     if groups == 1:
         return batches
+    if len(batches.reward) % groups:
+        raise ValueError(
+            f"found {len(batches.reward)} batches, expected a multiple of {groups}"
+        )
 
     def join(leaf):
         return leaf.reshape(-1, groups * leaf.shape[1], *leaf.shape[2:])
@@ -79,4 +89,4 @@ def in_groups(critic: Critic, groups: int) -> Critic:
         # a mean over the rows of all groups; each group's is over its own
         return groups * critic.loss(prediction, y)
 
-    return critic._replace(predict=predict, loss=loss)
+    return critic._replace(predict=predict, loss=loss, groups=groups)

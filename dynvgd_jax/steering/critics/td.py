@@ -93,7 +93,7 @@ def gradient_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     target_params = polyak(state.target_params, params, tau)
-    metrics = average(td_metrics(q, critic.mean(y), loss)) | {
+    metrics = average(td_metrics(q, critic.mean(y), loss, critic.groups)) | {
         "train/critic_grad_norm": global_norm(grads)
     }
     return CriticState(params, target_params, opt_state), metrics
@@ -157,18 +157,31 @@ def _cpu_norm(tree: PyTree) -> jax.Array:
     return jnp.sqrt(sum(jnp.sum(part) for part in parts))
 
 
-def td_metrics(q: jax.Array, y: jax.Array, loss: jax.Array) -> dict[str, jax.Array]:
-    """Returns the `train/*` scalars of one gradient step for `q [N, B]`, `y [B]`."""
+def td_metrics(
+    q: jax.Array, y: jax.Array, loss: jax.Array, groups: int = 1
+) -> dict[str, jax.Array]:
+    """Returns the `train/*` scalars of one gradient step for `q [N, B]`, `y [B]`.
+
+    Of G groups (`groups.in_groups`) `q` is `[N/G, G*B]`. Every critic has its own mean.
+    How far they disagree is known within a group, whose critics see the same rows; with
+    one critic a group it is not known.
+    """
     td_error = jnp.abs(q - y[None])
-    spread = jnp.max(q, axis=0) - jnp.min(q, axis=0)
-    ddof = min(1, q.shape[0] - 1)
-    return {
+    apart = q.reshape(len(q), groups, -1)
+    each = (apart[i, group] for group in range(groups) for i in range(len(q)))
+    metrics = {
         "train/critic_loss": loss,
-        **{f"train/q{i}_mean": jnp.mean(q_i) for i, q_i in enumerate(q)},
-        "train/q_std_inter_critic": jnp.mean(jnp.std(q, axis=0, ddof=ddof)),
-        "train/q_diff_max_min": jnp.mean(spread),
+        **{f"train/q{i}_mean": jnp.mean(own) for i, own in enumerate(each)},
         "train/td_error_mean": jnp.mean(td_error),
         "train/td_error_std": jnp.std(td_error),
+    }
+    if groups > 1 and len(q) == 1:
+        return metrics
+    spread = jnp.max(q, axis=0) - jnp.min(q, axis=0)
+    ddof = min(1, q.shape[0] - 1)
+    return metrics | {
+        "train/q_std_inter_critic": jnp.mean(jnp.std(q, axis=0, ddof=ddof)),
+        "train/q_diff_max_min": jnp.mean(spread),
     }
 
 

@@ -83,7 +83,7 @@ def test_a_training_call_equals_that_of_two_ensembles():
                 getattr(now, name),
             )
     assert int(found.num_updates) == UTD and float(found.td_error) > 0
-    assert {k for k in metrics if k.startswith("train/q")} >= {"train/q1_mean"}
+    assert f"train/q{NUM - 1}_mean" in metrics
 
 
 def float64_targets(target_params, batch):
@@ -165,6 +165,28 @@ def test_rows_are_laid_side_by_side():
             place = step * GROUPS + group
             np.testing.assert_array_equal(rows.obs[step, part], batches.obs[place])
     assert side_by_side(batches, 1) is batches
+    with pytest.raises(ValueError, match="found 4 batches, expected a multiple of 3"):
+        side_by_side(batches, 3)
+
+
+def test_every_critic_has_its_own_mean():
+    q = jnp.arange(2 * GROUPS * BATCH, dtype=jnp.float32).reshape(2, GROUPS * BATCH)
+    y = jnp.zeros(GROUPS * BATCH)
+    metrics = td.td_metrics(q, y, jnp.zeros(()), GROUPS)
+    # critics 0 and 1 are the first group's, which has the first rows
+    expected = [q[0, :BATCH], q[1, :BATCH], q[0, BATCH:], q[1, BATCH:]]
+    for i, own in enumerate(expected):
+        assert metrics[f"train/q{i}_mean"] == own.mean()
+    assert metrics["train/q_diff_max_min"] == GROUPS * BATCH
+    # with one critic a group nothing says how far they disagree
+    alone = td.td_metrics(q[:1], y, jnp.zeros(()), GROUPS)
+    assert {*metrics} - {*alone} == {
+        "train/q_std_inter_critic",
+        "train/q_diff_max_min",
+    } | {
+        "train/q2_mean",
+        "train/q3_mean",
+    }
 
 
 def test_critics_must_share_the_groups_equally():
