@@ -1,7 +1,7 @@
 """Critics that learn in groups: each from batches of its own, towards its own targets.
 
-Critics that share batches and targets share errors, whatever they started from; those
-of two learners on the same data do not (docs/results/proposals.md). What the next
+Critics that share batches and targets seem to share errors, whatever they started from;
+two learners on the same data do not (docs/results/proposals.md). What the next
 chunks of targets are is not the groups' own: all critics guide them, and train what
 edits them.
 """
