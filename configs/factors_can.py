@@ -31,9 +31,12 @@ FACTORS = {
     "action_noise": {"critic.action_noise": 0.4},
     "initial_value_0": {"critic.initial_value": 0.0},
     "gamma_98": {"gamma": 0.98, "critic.initial_value": -110.0},
+    "gamma_99": {"gamma": 0.99, "critic.initial_value": -150.0},
     "slower_targets": {"target_tau": 0.002},  # which also choose
     "two_critics": {"critic.num": 2},
     "wide_critics": {"critic.width": 512},
+    "two_groups": {"critic.groups": 2},
+    "eight_critics_in_four_groups": {"critic.num": 8, "critic.groups": 4},
     "quantile": {"critic.kind": "quantile"},
     "hl_gauss": {"critic.kind": "hl_gauss"},
     # What acts, first and later.
