@@ -100,7 +100,8 @@ FIELDS: dict[str, list[Moved] | str] = {
     "target_n_step": [Moved(2, {"call1", "critics1"})],
     "critic.kind": [Moved("quantile", CRITICS), Moved("hl_gauss", CRITICS)],
     "critic.num": [Moved(3, CRITICS | {"points"})],
-    "critic.groups": [Moved(2, {"call1", "critics1"})],
+    # of one critic each: how far they disagree is not told
+    "critic.groups": [Moved(2, {"call1", "critics1", "points"})],
     "critic.width": [Moved(6, CRITICS)],
     "critic.depth": [Moved(2, CRITICS)],
     "critic.action_noise": [
