@@ -10,7 +10,7 @@ step draws from all that the replay buffer of the checkpoint holds (a run's newe
 unless --updates says otherwise, in whole training calls. Fields of critics, targets and
 gradient steps can be changed, nothing that the data rest on. The new folder is a run's
 whose critics `benchmarks.guidance` and `python -m dynvgd_jax.evaluate` play; it holds
-no replay buffer and cannot be resumed.
+no replay buffer, so that `--resume` refuses it.
 """
 
 import argparse

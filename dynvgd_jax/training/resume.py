@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dynvgd_jax.agent import CHECKPOINTS, POLICY
+from dynvgd_jax.agent import CHECKPOINTS, POLICY, SOURCE_FILE
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import field_names, get_field
 from dynvgd_jax.core.untrusted import load_json
@@ -202,6 +202,12 @@ def find_saved(
         check_critics(folders[0], configs[0], found[0].notes)
         return found
     if not steps and not any(map(_has_results, folders)):
+        for folder in folders:  # a run begun here would delete them
+            if (folder / SOURCE_FILE).exists():
+                raise UserError(
+                    f"{folder} holds critics and no run to go on with; begin one from "
+                    f"them: --config.initial_critics={folder} with another --workdir"
+                )
         return nothing  # died before its first checkpoint, which is written at once
     raise UserError(
         f"the run in {_common(folders)} has no sound checkpoint to go on from; remove "

@@ -9,6 +9,7 @@ from benchmarks import guidance, retrain
 from dynvgd_jax import load_agent
 from dynvgd_jax.agent import CHECKPOINTS, SOURCE_FILE
 from dynvgd_jax.core.errors import UserError
+from dynvgd_jax.runs.settings import read_config
 from dynvgd_jax.training.loop import train
 from tests.support.reach import ReachEnv
 from tests.support.tiny_run import PROPOSALS, random_policy, tiny
@@ -114,6 +115,17 @@ def test_a_folder_without_its_buffer_is_refused(run, tmp_path):
     again(run, tmp_path / "first", "--updates=2")
     with pytest.raises(UserError, match="found no resume/, expected a run with its"):
         again(tmp_path / "first", tmp_path / "second")
+
+
+def test_a_run_does_not_go_on_in_place_of_them(run, tmp_path):
+    """It would begin anew there and delete them."""
+    found = again(run, tmp_path / "first", "--updates=2")
+    with pytest.raises(UserError, match=r"no run to go on with; .*initial_critics="):
+        train(
+            read_config(tmp_path / "first"), tmp_path / "first", ReachEnv, resume=True
+        )
+    for a, b in zip(leaves(found), leaves(load_agent(tmp_path / "first")), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_an_older_checkpoint_has_its_own_buffer_and_count(run, tmp_path, capsys):
