@@ -1,6 +1,7 @@
 """Settings of every test: strict shapes, exact CPU matmuls, quiet libraries."""
 
 import contextlib
+import functools
 import gc
 import os
 import shutil
@@ -10,10 +11,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # One compilation for all tests, pytest-xdist's processes and those that tests start:
-# runs that differ in data and seed only have the same programs.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
-    tempfile.gettempdir(),
-    "dynvgd_jax-tests-" + os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid())),
+# runs that differ in data and seed only have the same programs. The first process says
+# where, and removes it in the end.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.setdefault(
+    "DYNVGD_JAX_TESTS_PROGRAMS",
+    os.path.join(tempfile.gettempdir(), f"dynvgd_jax-tests-{os.getpid()}"),
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
@@ -85,13 +87,21 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+# The emitters of today compute in half the time; levels 2 and 3 of LLVM compile for a
+# third longer and left the same bits as level 1.
+POLISH = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level": 1}
+
+
 @contextlib.contextmanager
 def polished(yes):
-    """Whether XLA optimises the programs that are compiled in here."""
+    """Whether XLA optimises the programs that are made and compiled in here."""
+    options = POLISH if yes and jax.__version__.startswith("0.9.") else None
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", not yes)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=options))
+        jax.config.update("jax_disable_most_optimizations", not yes)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

@@ -315,6 +315,8 @@ def run(policy, folder, vector_steps, num_seeds=1, method="dynvgd"):
         total_env_steps=int(vector_steps) * VECTOR_STEP,
         num_seeds=int(num_seeds),
         method="dynvgd" if method == "proposals" else method,
+        # its oldest are overwritten; a longer run has no other programs
+        **{"replay.capacity": 30},
     )
     if method in ("proposals", "edit"):
         config.update_from_flattened_dict(PROPOSALS)
