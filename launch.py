@@ -2,13 +2,9 @@
 
 import sys
 
-from dynvgd_jax.core.errors import missing_package
+from dynvgd_jax.core.begin import main_of
 
-try:
-    from dynvgd_jax.launch import main
-except ModuleNotFoundError as error:  # such as outside the virtual environment
-    print(f"launch.py: {missing_package(error)}", file=sys.stderr)
-    sys.exit(2)
+main = main_of("dynvgd_jax.launch", "launch.py")
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

@@ -114,15 +114,16 @@ def program_texts(text):
     if module:
         path = ROOT / module[1].replace(".", "/")
         found = [
-            p for p in (path / "__main__.py", path.with_suffix(".py")) if p.is_file()
+            p for p in (path / "command.py", path.with_suffix(".py")) if p.is_file()
         ]
     elif script:
         found = [ROOT / script[1]]
     else:
         return None
     assert found, text
-    if found[0].name == "launch.py":
-        found = [ROOT / "dynvgd_jax/launch.py"]
+    other = {"launch.py": "launch.py", "convert_torch_ckpt.py": "convert.py"}
+    if name := other.get(found[0].name):
+        found = [ROOT / "dynvgd_jax" / name]
     if found[0].parent.name == "benchmarks":
         found += (ROOT / "benchmarks").glob("*setup.py")
     return "\n".join(path.read_text() for path in found)

@@ -12,8 +12,7 @@ import pytest
 
 import dynvgd_jax
 from dynvgd_jax import load_agent
-from dynvgd_jax.audit import __main__ as command
-from dynvgd_jax.audit import run
+from dynvgd_jax.audit import command, run
 from dynvgd_jax.audit.subject import make_subject
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.output import is_quiet

@@ -84,14 +84,22 @@ run_command("x.py", body)
     assert done.stderr == "x.py: environment 3 does not come back\n"
 
 
-def test_an_environment_without_the_packages_is_one_line():
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["launch.py"],
+        ["convert_torch_ckpt.py"],
+        *(["-m", f"dynvgd_jax.{name}"] for name in ("audit", "evaluate", "report")),
+    ],
+)
+def test_an_environment_without_the_packages_is_one_line(command):
     """Python's own, without those that are installed beside it."""
     done = subprocess.run(
-        [sys.executable, "-S", "launch.py", "--help"],
+        [sys.executable, "-S", *command, "--help"],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "launch.py: no package absl in this environment" in done.stderr
+    assert f"{command[-1]}: no package absl in this environment" in done.stderr

@@ -10,8 +10,7 @@ from ml_collections import ConfigDict
 import dynvgd_jax
 from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.envs import base as envs_base
-from dynvgd_jax.evaluate import __main__ as command
-from dynvgd_jax.evaluate import run
+from dynvgd_jax.evaluate import command, run
 from dynvgd_jax.evaluate.run import Entry
 from dynvgd_jax.runs.durable import remove_abandoned
 from dynvgd_jax.runs.metrics import EPISODES_FILE

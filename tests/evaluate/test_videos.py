@@ -14,8 +14,7 @@ from dynvgd_jax.core.types import EpisodeResult
 from dynvgd_jax.envs import base as envs_base
 from dynvgd_jax.envs.base import Replay
 from dynvgd_jax.envs.rollout import evaluate, evaluation_seeds
-from dynvgd_jax.evaluate import __main__ as command
-from dynvgd_jax.evaluate import pictures, videos
+from dynvgd_jax.evaluate import command, pictures, videos
 from dynvgd_jax.evaluate import run as evaluate_run
 from dynvgd_jax.evaluate.pictures import CAPTION_PX, Shot
 from dynvgd_jax.evaluate.play import base_act

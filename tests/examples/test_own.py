@@ -9,12 +9,12 @@ from ml_collections import ConfigDict
 
 import convert_torch_ckpt
 from dynvgd_jax import launch
-from dynvgd_jax.audit import __main__ as audit
+from dynvgd_jax.audit import command as audit
 from dynvgd_jax.core.normalize import Normalization
 from dynvgd_jax.demos import experts
 from dynvgd_jax.envs import base
 from dynvgd_jax.envs.robosuite.tasks import get_task
-from dynvgd_jax.evaluate import __main__ as evaluate
+from dynvgd_jax.evaluate import command as evaluate
 from examples import lift_high, point_mass_demos
 from tests.support.command import ROOT
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dynvgd_jax.report import build, files, reading, scalars
-from dynvgd_jax.report.__main__ import main
 from dynvgd_jax.report.build import build_report
+from dynvgd_jax.report.command import main
 from dynvgd_jax.report.grouping import group
 from dynvgd_jax.report.page import cell_text, inline
 from dynvgd_jax.report.reading import find_runs
