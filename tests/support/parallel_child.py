@@ -3,7 +3,9 @@
 `python -m tests.support.parallel_child math` prints what training does on 1, 2, 4 and 8
 devices, `... seeds` what several seeds do, `... kinds` on which seeds and devices the
 kinds of values were checked; `... run POLICY FOLDER STEPS [SEEDS [METHOD]]` trains in
-FOLDER, or resumes there, up to STEPS vector steps. All print one JSON object.
+FOLDER, or resumes there, up to STEPS vector steps; `... begin POLICY FOLDER METHOD...`
+trains two seeds of every method, once to the end and once to two thirds, which
+`... resume POLICY FOLDER METHOD...` goes on with. All print one JSON object.
 """
 
 import functools
@@ -12,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-import tests.conftest  # noqa: F401  strict shapes, exact products, CPU
+import tests.conftest  # strict shapes, exact products, CPU
 
 # isort: split
 import jax
@@ -336,8 +338,25 @@ def run(policy, folder, vector_steps, num_seeds=1, method="dynvgd"):
     }
 
 
+def begin(policy, folder, *methods):
+    """[of the unbroken run, of the shorter one] by method, by the same programs."""
+    with tests.conftest.sharing_programs():
+        return {
+            method: [
+                run(policy, f"{folder}/{method}/unbroken", 24, 2, method),
+                run(policy, f"{folder}/{method}/resumed", 16, 2, method),
+            ]
+            for method in methods
+        }
+
+
+def resume(policy, folder, *methods):
+    return {m: run(policy, f"{folder}/{m}/resumed", 24, 2, m) for m in methods}
+
+
 def main():
     jobs = {"kinds": kinds, "math": math, "seeds": seeds, "run": run}
+    jobs |= {"begin": begin, "resume": resume}
     print(json.dumps(jobs[sys.argv[1]](*sys.argv[2:])))
 
 

@@ -1,5 +1,6 @@
 """Several devices and seeds, in a process with 8 virtual devices, equal one alone."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -12,14 +13,19 @@ from dynvgd_jax.training.placement import Placement, require_shares
 from tests.support.command import ROOT, as_users_run, environment
 from tests.support.tiny_run import random_policy
 
-METHODS = ("dynvgd", "golden_ticket", "proposals", "edit", "dsrl_na", "dsrl_sac")
+# By the number of devices.
+METHODS = {
+    1: ("dynvgd", "proposals"),
+    2: ("dynvgd", "golden_ticket", "proposals", "edit", "dsrl_na", "dsrl_sac"),
+}
 
 
 def child(*arguments, devices=8):
     flags = f"--xla_force_host_platform_device_count={devices}"
     # A user's programs go on bit for bit. Unpolished ones of the choice among proposals
     # do not: from equal inputs their gradients differ in the last bit, unexplained.
-    variables = as_users_run if arguments[0] == "run" else environment
+    trains = arguments[0] in ("run", "begin", "resume")
+    variables = as_users_run if trains else environment
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.parallel_child", *map(str, arguments)],
         cwd=ROOT,
@@ -100,23 +106,36 @@ def test_seeds_side_by_side_learn_as_alone():
         assert result["difference"] < 5e-6 and result["apart"] > 0.1
 
 
+@pytest.fixture(scope="module")
+def two_seeds(tmp_path_factory):
+    """Devices -> method -> an unbroken run, one of fewer steps, the same gone on with.
+
+    One process makes the first two of all methods, another one the third.
+    """
+
+    @functools.cache
+    def found(devices):
+        folder = tmp_path_factory.mktemp("two_seeds")
+        policy, methods = random_policy(folder / "policy"), METHODS[devices]
+        begun = child("begin", policy, folder, *methods, devices=devices)
+        resumed = child("resume", policy, folder, *methods, devices=devices)
+        return {method: (*begun[method], resumed[method]) for method in methods}
+
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "method"),
-    [(1, "dynvgd"), (1, "proposals"), *((2, method) for method in METHODS)],
+    [(devices, method) for devices in METHODS for method in METHODS[devices]],
 )
-def test_a_run_of_several_seeds_resumes_bit_for_bit(tmp_path, devices, method):
-    policy = random_policy(tmp_path / "policy")
-
-    def run(name, vector_steps):
-        job = ("run", policy, tmp_path / name, vector_steps, 2, method)
-        return child(*job, devices=devices)
-
-    unbroken, part = run("unbroken", 24), run("resumed", 16)
+def test_a_run_of_several_seeds_resumes_bit_for_bit(two_seeds, devices, method):
+    unbroken, part, resumed = two_seeds(devices)[method]
+    assert unbroken["devices"] == resumed["devices"] == devices
     assert part["learner"] != unbroken["learner"]
     learns = method != "golden_ticket"
     assert (part["num_updates"] < unbroken["num_updates"]) == learns
-    assert run("resumed", 24) == unbroken
+    assert resumed == unbroken
 
 
 @pytest.mark.slow
