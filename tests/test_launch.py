@@ -207,10 +207,6 @@ def test_every_configuration_file_reaches_its_job(outside, jobs, name, with_pres
     has_one = not name.endswith("_agent.py")
     suffix = f":{preset}" if with_preset and has_one else ""
     arguments = ["launch.py", f"--config={ROOT}/configs/{name}{suffix}"]
-    if name.startswith("transport_ddim"):
-        (outside / "policy").mkdir()
-        (outside / "policy" / "policy.json").touch()
-        arguments.append("--config.base_policy=policy")
     assert launch.main(arguments) == 0
     assert jobs[0][1].task in name
 

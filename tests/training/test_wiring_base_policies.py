@@ -10,32 +10,41 @@ from dynvgd_jax.training.loop import train
 from tests.support.command import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("polished_programs")]
-EPISODES, DOCUMENTED_EPISODES = 60, 400
 DEVIATIONS = 3.0
 NOISES = ("randn", "tanh_randn")  # the columns of the table
+# Row of the table -> DDIM steps, episodes here, and from which noises. Transport's take
+# long, and from `randn` they fail as a broken policy would.
+ROWS = {
+    "Lift": (8, 60, NOISES),
+    "Can": (8, 60, NOISES),
+    "Square": (8, 60, NOISES),
+    "Transport, 10 DDIM steps": (10, 16, ("tanh_randn",)),
+}
 
 
-def documented(task):
-    """Start noise -> share of episodes with a whole successful chunk, DDIM 8."""
+def documented(row):
+    """Episodes, and start noise -> share with a whole successful chunk."""
     text = (ROOT / "docs" / "base_policies.md").read_text()
-    (rates,) = re.findall(rf"^\| {task} \| ([\d.]+) \[.*\| ([\d.]+) \[", text, re.M)
-    return dict(zip(NOISES, map(float, rates), strict=True))
+    name = rf"^\| {row}(?:; (\d+) episodes)? \|"
+    (found,) = re.findall(rf"{name} ([\d.]+) \[.*\| ([\d.]+) \[", text, re.M)
+    return int(found[0] or 400), dict(zip(NOISES, map(float, found[1:]), strict=True))
 
 
-@pytest.mark.parametrize("task", ["Lift", "Can", "Square"])
-def test_a_built_in_policy_succeeds_as_documented(task, tmp_path):
+@pytest.mark.parametrize("row", ROWS)
+def test_a_built_in_policy_succeeds_as_documented(row, tmp_path):
     """Within 3 standard deviations of the difference of two binomial shares."""
+    ddim_steps, episodes, noises = ROWS[row]
     config = base.get_config()
-    config.task, config.method, config.num_envs = task.lower(), "base", 1
-    config.ddim_steps = 8
-    config.eval.episodes, config.eval.num_envs = EPISODES, 12
-    config.eval.noises = NOISES
+    config.task, config.method = row.split(",")[0].lower(), "base"
+    config.num_envs, config.ddim_steps = 1, ddim_steps
+    config.eval.episodes, config.eval.num_envs = episodes, 12
+    config.eval.noises = noises
     (summaries,) = train(config.lock(), tmp_path / "run").values()
-    expected = documented(task)
-    assert [s.policy for s in summaries] == [f"base/{noise}" for noise in NOISES]
-    for noise, summary in zip(NOISES, summaries, strict=True):
+    documented_episodes, expected = documented(row)
+    assert [s.policy for s in summaries] == [f"base/{noise}" for noise in noises]
+    for noise, summary in zip(noises, summaries, strict=True):
         rate = expected[noise]
-        variance = rate * (1 - rate) * (1 / EPISODES + 1 / DOCUMENTED_EPISODES)
+        variance = rate * (1 - rate) * (1 / episodes + 1 / documented_episodes)
         found = summary.success_chunk / summary.episodes
         assert abs(found - rate) < DEVIATIONS * math.sqrt(variance), (noise, found)
-        assert summary.faults == 0
+        assert summary.faults == 0 and summary.success_any > 0
