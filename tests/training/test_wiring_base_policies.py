@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("polished_programs")]
 DEVIATIONS = 3.0
 NOISES = ("randn", "tanh_randn")  # the columns of the table
 # Row of the table -> DDIM steps, episodes here, and from which noises. Transport's take
-# long, and from `randn` they fail as a broken policy would.
+# long, and from `randn` few succeed.
 ROWS = {
     "Lift": (8, 60, NOISES),
     "Can": (8, 60, NOISES),
