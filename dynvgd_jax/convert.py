@@ -39,12 +39,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from absl import flags
 
 from dynvgd_jax.core import overrides
-from dynvgd_jax.core.command import (
-    asks_for,
-    define_quiet,
-    run_command,
-    version_text,
-)
+from dynvgd_jax.core.command import define_quiet, run_main
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.output import note, quietly
@@ -61,17 +56,13 @@ def main(argv: list[str]) -> int:
     """Runs the conversion that `argv` names and returns the exit code."""
 
     def body() -> None:
-        if asks_for(argv, "--help", "-h"):
-            print(__doc__)
-        elif asks_for(argv, "--version"):
-            print(version_text())
-        else:
-            logging.basicConfig(format=f"{PROGRAM}: note: %(message)s")
-            values = _parse(argv)
-            with quietly(values.quiet):
-                _run(values)
+        logging.basicConfig(format=f"{PROGRAM}: note: %(message)s")
+        values = _parse(argv)
+        with quietly(values.quiet):
+            _run(values)
 
-    return run_command(PROGRAM, body, disk_note="nothing was written")
+    note_ = "nothing was written"
+    return run_main(PROGRAM, argv, lambda: __doc__, body, disk_note=note_)
 
 
 def _define_flags(values: flags.FlagValues) -> None:

@@ -45,12 +45,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from dynvgd_jax.core import overrides
-from dynvgd_jax.core.command import (
-    asks_for,
-    define_quiet,
-    run_command,
-    version_text,
-)
+from dynvgd_jax.core.command import define_quiet, run_main
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.config_file import config_files
 from dynvgd_jax.core.errors import UserError
@@ -68,16 +63,14 @@ def main(argv: list[str]) -> int:
     """Runs the job that `argv` names and returns the exit code."""
 
     def body() -> None:
-        if asks_for(argv, "--help", "-h"):
-            print(__doc__ + f"\nConfigurations: {', '.join(config_files())}")
-        elif asks_for(argv, "--version"):
-            print(version_text())
-        else:
-            command = parse(argv)
-            with quietly(command.quiet):
-                run_job(command)
+        command = parse(argv)
+        with quietly(command.quiet):
+            run_job(command)
 
-    return run_command("launch.py", body, memory_advice=_MEMORY_ADVICE)
+    def usage() -> str:
+        return __doc__ + f"\nConfigurations: {', '.join(config_files())}"
+
+    return run_main("launch.py", argv, usage, body, memory_advice=_MEMORY_ADVICE)
 
 
 class Command(NamedTuple):

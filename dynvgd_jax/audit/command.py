@@ -22,12 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
 
-from dynvgd_jax.core.command import (
-    asks_for,
-    define_quiet,
-    run_command,
-    version_text,
-)
+from dynvgd_jax.core.command import define_quiet, run_main
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.jax_start import open_devices
@@ -44,17 +39,17 @@ def main(argv: list[str]) -> int:
     """Runs the audit that `argv` asks for and returns the exit code."""
 
     def body() -> None:
-        if asks_for(argv, "--help", "-h"):
-            print(__doc__ + _define_flags(flags.FlagValues()).main_module_help())
-        elif asks_for(argv, "--version"):
-            print(version_text())
-        else:
-            folder, options, quiet = parse(argv)
-            with quietly(quiet):
-                _audit(folder, options)
+        folder, options, quiet = parse(argv)
+        with quietly(quiet):
+            _audit(folder, options)
 
-    return run_command(
+    def usage() -> str:
+        return __doc__ + _define_flags(flags.FlagValues()).main_module_help()
+
+    return run_main(
         NAME,
+        argv,
+        usage,
         body,
         memory_advice="lower --num_envs",
         disk_note="nothing was written",

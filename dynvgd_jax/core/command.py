@@ -89,17 +89,35 @@ def _run(program: str, body, memory_advice: str, disk_note: str) -> int:
     return 0
 
 
-def asks_for(argv: list[str], *names: str) -> bool:
-    """Whether one of these flags, such as "--help", stands on the command line."""
-    both = {*names, *(name.removeprefix("-") for name in names)}  # --help, -help
-    return not both.isdisjoint(argv[1:])
+def run_main(
+    program: str,
+    argv: list[str],
+    usage: Callable[[], str],
+    body: Callable[[], None],
+    **options: str,
+) -> int:
+    """Answers --help and --version, else runs `body`; returns the exit code.
+
+    Args:
+      program: see `run_command`.
+      argv: `sys.argv`; one of these two flags anywhere decides.
+      usage: what --help prints; it may read files.
+      body: raises UserError for a user's mistake.
+      **options: of `run_command`.
+    """
+
+    def answer() -> None:
+        given = set(argv[1:])
+        if given & {"--help", "-help", "-h"}:
+            print(usage())
+        elif given & {"--version", "-version"}:
+            print(f"dynvgd_jax {__version__}")
+        else:
+            body()
+
+    return run_command(program, answer, **options)
 
 
 def define_quiet(values: flags.FlagValues) -> None:
     """Defines --quiet, which every command has that prints progress."""
     flags.DEFINE_bool("quiet", False, "Errors and results only.", flag_values=values)
-
-
-def version_text() -> str:
-    """What --version prints."""
-    return f"dynvgd_jax {__version__}"

@@ -39,12 +39,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from dynvgd_jax.core import overrides
-from dynvgd_jax.core.command import (
-    asks_for,
-    define_quiet,
-    run_command,
-    version_text,
-)
+from dynvgd_jax.core.command import define_quiet, run_main
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import flat
@@ -63,18 +58,11 @@ SHORT = {
 
 def main(argv: list[str]) -> int:
     """Runs the evaluation that `argv` asks for and returns the exit code."""
-
-    def body() -> None:
-        if asks_for(argv, "--help", "-h"):
-            print(__doc__)
-        elif asks_for(argv, "--version"):
-            print(version_text())
-        else:
-            _evaluate(argv)
-
-    return run_command(
+    return run_main(
         NAME,
-        body,
+        argv,
+        lambda: __doc__,
+        lambda: _evaluate(argv),
         memory_advice="lower --num_envs",
         disk_note="nothing was written",
     )

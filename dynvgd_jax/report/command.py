@@ -15,12 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from dynvgd_jax.core.command import (
-    asks_for,
-    define_quiet,
-    run_command,
-    version_text,
-)
+from dynvgd_jax.core.command import define_quiet, run_main
 from dynvgd_jax.core.command_line import expand
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.output import note, quietly
@@ -33,16 +28,11 @@ def main(argv: list[str]) -> int:
     """Makes the report that `argv` asks for and returns the exit code."""
 
     def body() -> None:
-        if asks_for(argv, "--help", "-h"):
-            print(__doc__)
-        elif asks_for(argv, "--version"):
-            print(version_text())
-        else:
-            folders, output, quiet = parse(argv)
-            with quietly(quiet):
-                _report(folders, output)
+        folders, output, quiet = parse(argv)
+        with quietly(quiet):
+            _report(folders, output)
 
-    return run_command(NAME, body)
+    return run_main(NAME, argv, lambda: __doc__, body)
 
 
 def _report(paths: list[Path], output: Path) -> None:

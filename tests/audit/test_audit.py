@@ -110,6 +110,7 @@ def test_steps_along_the_true_gradient_gain_what_q_promises(exact):
     assert guided["true_gain"] == (0, 0, 0) and guided["moved"] == 0
 
 
+@pytest.mark.slow
 def test_shuffled_critics_are_found_useless(exact):
     """The right values and gradients, each at a chunk where it does not belong."""
 
@@ -153,6 +154,7 @@ def test_guided_decode_is_measured_as_it_is():
     assert guided["moved"] == pytest.approx(first.moved[:, :, 1].mean())
 
 
+@pytest.mark.slow
 def test_bias_and_spread_are_found():
     def biased(obs, chunk):
         return analytic.exact_q(obs, chunk) - 5.0
@@ -285,6 +287,7 @@ def test_a_calibrated_ensemble_s_spread_equals_its_error():
     assert by_spread == sorted(by_spread)
 
 
+@pytest.mark.slow
 def test_where_chunks_make_no_difference_the_ceiling_says_so():
     rng = np.random.default_rng(0)
     states = rng.normal(size=(200, 1, 1))

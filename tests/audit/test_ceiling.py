@@ -44,10 +44,8 @@ def simulate(kind, sizes, share, ratio, rng):
 GRID = [(1.0, 0.5), (1.0, 2.0), (1.0, 20.0), (0.5, 20.0), (0.2, 20.0), (0.2, 2.0)]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [*(pytest.param(k, marks=pytest.mark.slow) for k in ("normal", "binary")), "time"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["normal", "binary", "time"])
 def test_at_best_is_what_perfect_critics_reach_over_a_grid_of_skills(kind):
     """64 states x 4 chunks x 8 repeats; each cell is the mean of 24 audits.
 

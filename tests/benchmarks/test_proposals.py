@@ -9,7 +9,7 @@ from configs import square_ddim8
 
 def get_config():
     config = square_ddim8.get_config("quick").unlock()
-    config.utd, config.critic.width = 2, 32
+    config.utd, config.batch_size, config.critic.width = 2, 16, 32
     return config.lock()
 """
 

@@ -147,6 +147,7 @@ def test_times_are_uniform():
     assert counts.sum() == 4000 and np.abs(counts - 400).max() < 80
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("polished_programs")
 def test_a_learned_flow_has_both_modes_in_their_shares():
     """Actions are -0.6 in three of four chunks and 0.6 in the others."""

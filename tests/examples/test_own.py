@@ -106,7 +106,9 @@ def unit_scale():
     return Normalization(*limits)
 
 
-@pytest.mark.parametrize("engine", ["exact", "compiled"])
+@pytest.mark.parametrize(
+    "engine", [pytest.param("exact", marks=pytest.mark.slow), "compiled"]
+)
 def test_the_compiled_task_is_robosuites_subclass(engine, monkeypatch):
     """Observations, rewards and success over demonstrated episodes, HIGH_M and not."""
     task = "examples.lift_high:high"

@@ -22,6 +22,8 @@ from tests.support.tiny_run import VECTOR_STEP, tiny
 CONFIG = f"--config={ROOT}/examples/own_policy.py"
 KIND = KINDS[own_policy.NAME]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.support import command
 
 PROGRAM = """
@@ -15,6 +17,7 @@ import torch  # hidden from tensorboardX, not from others
 """
 
 
+@pytest.mark.slow
 def test_neither_torch_nor_statistics():
     """Each takes a second, and hardly a run needs them."""
     subprocess.run([sys.executable, "-c", PROGRAM], check=True, cwd=command.ROOT)

@@ -41,7 +41,7 @@ def steered(policy, folder, **changes):
         "first_rollout_env_steps": 20 * VECTOR_STEP,
         "total_env_steps": 160 * VECTOR_STEP,
         "utd": 8,
-        "batch_size": 128,
+        "batch_size": 64,
         "gamma": 0.9,
         "learning_rate": 1e-3,
         "target_tau": 0.02,

@@ -28,6 +28,7 @@ def run(config, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_broken_in_training_goes_on_bit_for_bit(config, run, tmp_path):
     with pytest.raises(PowerCutError):
         train(config, tmp_path / "run", make_env=breaking(16 + 8 + 17))

@@ -96,7 +96,7 @@ def run_config(base_policy, seed, scale, **changes):
     config.seed, config.num_envs = seed, NUM_ENVS
     config.first_rollout_env_steps = 20 * VECTOR_STEP
     config.total_env_steps = 160 * VECTOR_STEP
-    config.utd, config.batch_size = 8, 128
+    config.utd, config.batch_size = 8, 64
     config.gamma, config.learning_rate = 0.9, 1e-3
     config.critic.width, config.critic.depth = 64, 2
     config.eval.noises = ("tanh_randn",)

@@ -63,12 +63,17 @@ def play(code=PLAY, options=(), **variables):
     )
 
 
+OTHER_VARIABLES = (
+    {"MUJOCO_GL": "egl", "CUDA_VISIBLE_DEVICES": "0", "MUJOCO_EGL_DEVICE_ID": "x"},
+    {"MUJOCO_GL": "no such thing"},
+)
+
+
 @pytest.mark.parametrize(
     "variables",
     [
         {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa"},
-        {"MUJOCO_GL": "egl", "CUDA_VISIBLE_DEVICES": "0", "MUJOCO_EGL_DEVICE_ID": "x"},
-        pytest.param({"MUJOCO_GL": "no such thing"}, marks=pytest.mark.slow),
+        *(pytest.param(found, marks=pytest.mark.slow) for found in OTHER_VARIABLES),
     ],
 )
 def test_variables_that_choose_graphics_decide_nothing(variables):
