@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dynvgd_jax.core.command import run_command
+from dynvgd_jax import __version__
+from dynvgd_jax.core.command import run_command, run_main
 from dynvgd_jax.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +61,24 @@ def test_bugs_keep_their_traceback(error):
 def test_success_is_0(capsys):
     assert run_command("x.py", lambda: None) == 0
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--help"], 0, "how to\n"),
+        (["-help"], 0, "how to\n"),
+        (["--bad", "-h"], 0, "how to\n"),
+        (["runs", "--version"], 0, f"dynvgd_jax {__version__}\n"),
+        (["-version"], 0, f"dynvgd_jax {__version__}\n"),
+        (["h"], 2, ""),  # a folder of that name
+        (["--output=--help"], 2, ""),
+    ],
+)
+def test_help_and_version_come_before_mistakes(capsys, arguments, code, said):
+    body = failing(UserError("not here"))
+    found = run_main("x.py", ["x.py", *arguments], lambda: "how to", body)
+    assert (found, capsys.readouterr().out) == (code, said)
 
 
 def test_a_stuck_thread_does_not_keep_the_process():
