@@ -61,8 +61,9 @@ def main(argv: list[str]) -> int:
         with quietly(values.quiet):
             _run(values)
 
-    note_ = "nothing was written"
-    return run_main(PROGRAM, argv, lambda: __doc__, body, disk_note=note_)
+    return run_main(
+        PROGRAM, argv, lambda: __doc__, body, disk_note="nothing was written"
+    )
 
 
 def _define_flags(values: flags.FlagValues) -> None:
