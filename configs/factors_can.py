@@ -69,8 +69,8 @@ def get_config(preset: str = "") -> ConfigDict:
 def with_preset(task: str, module, preset: str) -> ConfigDict:
     """Returns the job of a task: two seeds of each factor.
 
-    Presets: "", all of `:quick`; "short", its first 96,000 control steps with the one
-    evaluation behind them, a third of an hour of one core a run.
+    Presets: "", all of `:quick`; "short", its first 64,000 control steps with the one
+    evaluation behind them, a sixth of an hour of one core a run.
 
     Args:
       task: "can" or "square".
@@ -91,4 +91,4 @@ def with_preset(task: str, module, preset: str) -> ConfigDict:
 
 
 def _short(config: ConfigDict) -> None:
-    config.total_env_steps = config.eval.every_env_steps = 96_000
+    config.total_env_steps = config.eval.every_env_steps = 64_000

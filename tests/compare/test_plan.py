@@ -178,7 +178,7 @@ def test_each_factor_differs_from_quick_in_what_it_says_alone(task, preset):
     expected = load_config(f"{ROOT}/configs/{task}_ddim8.py:quick").unlock()
     expected.eval.noises = ("tanh_randn",)
     if preset:
-        expected.total_env_steps = expected.eval.every_env_steps = 96_000
+        expected.total_env_steps = expected.eval.every_env_steps = 64_000
     assert quick == expected.lock()
     for run in plan.runs[: len(FACTORS)]:
         differ = {
