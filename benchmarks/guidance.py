@@ -143,16 +143,16 @@ def require_one_task(runs):
 
 
 def load_agents(options, changes):
-    """Yields what steers, with the run that it is shown as: each run, or all as one."""
+    """Yields what steers, with the name it is shown as: each run, or all as one."""
     fields = {"env.num_threads": options.num_threads} | changes
     if options.seed is not None:
         fields["eval.seed"] = options.seed
     if options.together:
         agents = [load_agent(run, fields) for run in options.runs]
-        yield options.runs[0], together(agents)
+        yield " + ".join(run.name for run in options.runs), together(agents)
         return
     for run in options.runs:
-        yield run, load_agent(run, fields)
+        yield run.name, load_agent(run, fields)
 
 
 def env_for_agent(agent, num_envs):
@@ -187,12 +187,12 @@ def main(arguments=None, make_env=env_for_agent):
         label = " ".join(variant) or "as trained"
         wins, scalars = [], []
         changes, weight = _fields_and_weight(variant)
-        for run, agent in load_agents(options, changes):
+        for name, agent in load_agents(options, changes):
             if env is None:
                 env = make_env(agent, options.num_envs)
             seeds = evaluation_seeds(agent.config.eval.seed, options.episodes)
             with weights.using(weight, agent) if weight else contextlib.nullcontext():
-                won, means = play(agent, env, seeds, f"{label}, {run.name}")
+                won, means = play(agent, env, seeds, f"{label}, {name}")
             if weight and "guide/weight_mean" not in means:
                 raise UserError(
                     f"weight={weight}: no step is guided; give guidance.scale"
