@@ -46,7 +46,7 @@ FACTORS = {
     "four_proposals": {"guidance.candidates": 4},
     "sixteen_proposals": {"guidance.candidates": 16},
     "explore_16k": {"first_rollout_env_steps": 16_000},
-    "explore_64k": {"first_rollout_env_steps": 64_000},
+    "explore_48k": {"first_rollout_env_steps": 48_000},
     "explore_held": {"explore.hold_chunks": (1, 8)},
     "edit": {"method": "edit"},
     # Guidance of a single chunk and of all eight, by the early steps that harm least
