@@ -70,7 +70,7 @@ def with_preset(task: str, module, preset: str) -> ConfigDict:
     """Returns the job of a task: two seeds of each factor.
 
     Presets: "", all of `:quick`; "short", its first 64,000 control steps with the one
-    evaluation behind them, a sixth of an hour of one core a run.
+    evaluation behind them, about a sixth of an hour of one core a run.
 
     Args:
       task: "can" or "square".
