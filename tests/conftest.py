@@ -12,12 +12,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # One compilation for all tests, pytest-xdist's processes and those that tests start:
 # runs that differ in data and seed only have the same programs. The first process says
-# where, and removes it in the end.
+# where, and removes it in the end; who says so before, as .ci/run does for its two
+# calls, keeps it.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.setdefault(
     "DYNVGD_JAX_TESTS_PROGRAMS",
     os.path.join(tempfile.gettempdir(), f"dynvgd_jax-tests-{os.getpid()}"),
 )
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Smaller ones are sooner compiled again than written.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
 import jax
 import numpy as np
@@ -83,21 +85,27 @@ def pytest_configure(config):
 
 def pytest_unconfigure(config):
     """Removes the compiled programs, once the last process has ended."""
-    if not hasattr(config, "workerinput"):
+    own = f"dynvgd_jax-tests-{os.getpid()}"
+    if os.path.basename(os.environ["JAX_COMPILATION_CACHE_DIR"]) == own:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 # The emitters of today compute in half the time; the default level of optimisation
 # compiled for 26 s where level 1 took 18, and left the same bits.
-POLISH = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level": 1}
+POLISH = {
+    "xla_backend_optimization_level": 1,
+    "xla_llvm_disable_expensive_passes": False,
+}
+if jax.__version__.startswith("0.9."):
+    POLISH["xla_cpu_use_fusion_emitters"] = True
 
 
 @contextlib.contextmanager
 def polished(yes):
-    """Whether XLA optimises the programs that are made and compiled in here."""
-    options = POLISH if yes and jax.__version__.startswith("0.9.") else None
+    """Whether XLA optimises the programs that are made or compiled in here."""
     before = jax.config.read("jax_disable_most_optimizations")
     with pytest.MonkeyPatch.context() as patch:
+        options = POLISH if yes else None
         patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=options))
         jax.config.update("jax_disable_most_optimizations", not yes)
         yield
@@ -108,6 +116,22 @@ def polished(yes):
 def polished_programs():
     """For what computes longer than it compiles."""
     with polished(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def polished_updates():
+    """For runs of whose programs the training call alone computes for long."""
+    from dynvgd_jax.training import programs
+
+    compile_update = programs._compile_update
+
+    def compile_polished(*arguments):
+        with polished(True):
+            return compile_update(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "_compile_update", compile_polished)
         yield
 
 

@@ -223,6 +223,7 @@ def bind(network: nn.Module, params: Any) -> Callable[[Array, Array, Array], Arr
     return predict
 
 
+@functools.cache
 def param_shapes(network: DiffusionMLP) -> Any:
     """Returns the tree of parameters as shapes and dtypes."""
     x_t = jnp.zeros((1, network.chunk_len, network.action_dim))
@@ -234,6 +235,19 @@ def param_shapes(network: DiffusionMLP) -> Any:
 def init_params(network: DiffusionMLP, key: Array) -> Any:
     """Returns fresh parameters, distributed like PyTorch's defaults."""
     return draw_params(param_shapes(network), key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def init_on_rows(network: nn.Module, key: Array, widths: tuple[int, ...]) -> Any:
+    """Returns fresh parameters of a module of named layers that takes rows.
+
+    Args:
+      network: the module.
+      key: PRNG key.
+      widths: of its inputs `[B, width]`.
+    """
+    rows = [jnp.zeros((1, width)) for width in widths]
+    return draw_params(jax.eval_shape(network.init, key, *rows)["params"], key)
 
 
 def draw_params(shapes: Any, key: Array) -> Any:

@@ -15,7 +15,7 @@ import optax
 
 from dynvgd_jax.core.fields import number
 from dynvgd_jax.core.types import PyTree, Transition
-from dynvgd_jax.diffusion.network import draw_params
+from dynvgd_jax.diffusion.network import init_on_rows
 from dynvgd_jax.steering.base import (
     ActInputs,
     Decision,
@@ -140,10 +140,8 @@ class _Edit:
     def init(self, key: jax.Array) -> EditState:
         critic_key, editor_key = jax.random.split(key)
         critic_state = td.fresh_critics(self.critic, self._optimizer, critic_key)
-        obs = jnp.zeros((1, self.setting.obs_dim))
-        flat = jnp.zeros((1, self.setting.flat_dim))
-        shapes = jax.eval_shape(self.network.init, editor_key, obs, flat)["params"]
-        layers = draw_params(shapes, editor_key)
+        widths = self.setting.obs_dim, self.setting.flat_dim
+        layers = init_on_rows(self.network, editor_key, widths)
         # An untrained network moves nothing.
         layers["out"] = jax.tree.map(jnp.zeros_like, layers["out"])
         editor = {"params": layers}

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from dynvgd_jax.core.fields import number
 from dynvgd_jax.core.types import PyTree
-from dynvgd_jax.diffusion.network import Dense, draw_params
+from dynvgd_jax.diffusion.network import Dense, init_on_rows
 from dynvgd_jax.steering.critics.mlp import LAYER_NORM_EPS
 
 # Of the Gaussian before it is squashed. Published.
@@ -66,8 +66,7 @@ def make_noise_actor(config: ConfigDict, obs_dim: int, flat_dim: int) -> NoiseAc
     network = ActorNetwork(flat_dim, config.dsrl.actor_width, config.dsrl.actor_depth)
 
     def init(key: jax.Array) -> PyTree:
-        shapes = jax.eval_shape(network.init, key, jnp.zeros((1, obs_dim)))
-        return {"params": draw_params(shapes["params"], key)}
+        return {"params": init_on_rows(network, key, (obs_dim,))}
 
     def sample(params: PyTree, obs: jax.Array, draw: jax.Array):
         mean, log_std = network.apply(params, obs)

@@ -59,7 +59,7 @@ def unstack(params):
     num = stacked["out"]["bias"].shape[0]
     return [
         {
-            layer: {k: np.asarray(v[i], np.float64) for k, v in leaves.items()}
+            layer: {k: np.asarray(v, np.float64)[i] for k, v in leaves.items()}
             for layer, leaves in stacked.items()
         }
         for i in range(num)

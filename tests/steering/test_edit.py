@@ -337,9 +337,9 @@ def test_no_key_is_used_twice(monkeypatch):
 
         return call
 
-    fresh, draw = edit.td.fresh_critics, edit.draw_params
+    fresh, draw = edit.td.fresh_critics, edit.init_on_rows
     monkeypatch.setattr(edit.td, "fresh_critics", watched("critics", fresh, 2))
-    monkeypatch.setattr(edit, "draw_params", watched("editor", draw, 1))
+    monkeypatch.setattr(edit, "init_on_rows", watched("editor", draw, 1))
     key = jax.random.key(0)
     make()[0].init(key)
     given = tuple(jax.random.key_data(key).tolist())

@@ -21,6 +21,7 @@ SCHEDULE = toy.schedule(4)
 WINDOW = Window(gamma=0.9)
 DRAW = Draw(UTD, BATCH, 0, WINDOW)
 sample_batches = jax.jit(replay_lib.sample, static_argnums=(2, 3))
+apply = jax.jit(CriticEnsemble.apply, static_argnums=0)
 
 
 def critics(initial_value=0.0):
@@ -76,7 +77,7 @@ def test_critics_and_targets_start_from_the_configured_value():
     states = [m.init(jax.random.key(0)).critic for m in (method, lowered)]
     for name in ("params", "target_params"):
         q, low = (
-            ensemble.apply(getattr(s, name), batch.obs, batch.action) for s in states
+            apply(ensemble, getattr(s, name), batch.obs, batch.action) for s in states
         )
         np.testing.assert_allclose(low, q - 9.0, rtol=1e-6)
 
@@ -162,11 +163,10 @@ def test_every_gradient_step_sees_its_own_batch():
     for i in range(UTD):
         batch = jax.tree.map(lambda leaf, i=i: leaf[i], batches)
         chunk, _ = act(state, params, batch.next_obs, noise[i])
-        next_q = ensemble.apply(
-            state.critic.target_params, batch.next_obs, chunk.reshape(BATCH, -1)
-        )
+        flat = chunk.reshape(BATCH, -1)
+        next_q = apply(ensemble, state.critic.target_params, batch.next_obs, flat)
         y = kind.target(next_q, batch.reward, batch.discount)
-        q = ensemble.apply(state.critic.params, batch.obs, batch.action)
+        q = apply(ensemble, state.critic.params, batch.obs, batch.action)
         losses.append(float(kind.loss(q, y)))
     assert len(set(losses)) == UTD
     np.testing.assert_allclose(metrics["train/critic_loss"], np.mean(losses), rtol=1e-5)
@@ -253,7 +253,7 @@ def test_of_several_candidates_the_one_of_highest_value_acts(scale):
     each = [act(state, params, obs, noise[:, c])[0] for c in range(count)]
     value = np.stack(
         [
-            ensemble.apply(state.critic.params, obs, c.reshape(ENVS, -1)).min(0)
+            apply(ensemble, state.critic.params, obs, c.reshape(ENVS, -1)).min(0)
             for c in each
         ],
         1,

@@ -14,7 +14,7 @@ from dynvgd_jax.training.loop import train
 from tests.support.linear_policy import save_linear_policy
 from tests.support.reach import ReachEnv
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("polished_programs")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("polished_updates")]
 
 NUM_ENVS, CHUNK = 16, ReachEnv.sizes.chunk_len
 VECTOR_STEP = NUM_ENVS * CHUNK

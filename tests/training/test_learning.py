@@ -19,9 +19,10 @@ from dynvgd_jax.runs.metrics import EPISODES_FILE
 from dynvgd_jax.steering.sac import Sac
 from dynvgd_jax.training.loop import train
 from dynvgd_jax.training.pretrain import pretrain
+from tests.conftest import polished
 from tests.support.reach import STEP, ReachEnv, poor_demonstrations
 
-pytestmark = pytest.mark.usefixtures("polished_programs")
+pytestmark = pytest.mark.usefixtures("polished_updates")
 
 LEVER_SEEDS = 3
 SCALE = 0.1
@@ -59,7 +60,7 @@ def save_transitions(path, obs, actions, lengths):
 
 
 @pytest.fixture(scope="module")
-def base_policy(folder, polished_programs):
+def base_policy(folder):
     obs, actions, lengths = poor_demonstrations(num_episodes=200, seed=1)
     np.savez(
         folder / "train.npz",
@@ -84,7 +85,8 @@ def base_policy(folder, polished_programs):
         config.eval.episodes = 0
         config.eval.every_steps = 3000
         config.log.every_steps = 1000
-    pretrain(config, folder / "pretrain")
+    with polished(True):
+        pretrain(config, folder / "pretrain")
     return folder / "pretrain" / "policy"
 
 

@@ -1,5 +1,6 @@
 """N independent Q networks as one vmapped Flax module; critics that predict a mean."""
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -91,6 +92,7 @@ def make_ensemble(config: ConfigDict, outputs: int | None = None) -> CriticEnsem
     return CriticEnsemble(sizes.num, sizes.width, sizes.depth, outputs)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
 def init_ensemble(
     ensemble: CriticEnsemble,
     key: jax.Array,
@@ -112,7 +114,7 @@ def init_ensemble(
     shapes = jax.eval_shape(ensemble.init, key, obs, action)
     critics = draw_params(shapes["params"]["critics"], key)
     bias = critics["out"]["bias"]
-    bias = bias + np.broadcast_to(np.float32(initial_value), bias.shape)
+    bias = bias + jnp.broadcast_to(jnp.asarray(initial_value, jnp.float32), bias.shape)
     critics["out"] = critics["out"] | {"bias": bias}
     return {"params": {"critics": critics}}
 

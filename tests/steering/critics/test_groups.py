@@ -53,7 +53,7 @@ def batches_of(seed, utd=UTD, groups=GROUPS):
 def members(tree, group):
     """A group's part of what has a leading axis N."""
     size = NUM // GROUPS
-    return jax.tree.map(lambda leaf: leaf[group * size :][:size], tree)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[group * size :][:size], tree)
 
 
 def test_a_training_call_equals_that_of_two_ensembles():
@@ -110,19 +110,20 @@ def test_predictions_targets_and_loss_are_the_groups_own(kind):
     params = whole.init(jax.random.key(2))
     grouped = in_groups(whole, GROUPS)
     rows = jax.tree.map(lambda leaf: leaf[0], side_by_side(batches_of(3), GROUPS))
-    prediction = grouped.predict(params, rows.obs, rows.action)
-    y = grouped.target(prediction, rows.reward, rows.discount)
+    prediction = jax.jit(grouped.predict)(params, rows.obs, rows.action)
+    y = jax.jit(grouped.target)(prediction, rows.reward, rows.discount)
+    predict, target, own_loss = map(jax.jit, (alone.predict, alone.target, alone.loss))
     assert grouped.mean(prediction).shape == (NUM // GROUPS, GROUPS * BATCH)
     loss = 0.0
     for group in range(GROUPS):
         own = jax.tree.map(lambda leaf, g=group: leaf[g * BATCH :][:BATCH], rows)
-        expected = alone.predict(members(params, group), own.obs, own.action)
+        expected = predict(members(params, group), own.obs, own.action)
         part = slice(group * BATCH, (group + 1) * BATCH)
         np.testing.assert_allclose(prediction[:, part], expected, atol=2e-6)
-        own_y = alone.target(expected, own.reward, own.discount)
+        own_y = target(expected, own.reward, own.discount)
         np.testing.assert_allclose(y[part], own_y, atol=1e-5)
-        loss += alone.loss(expected, own_y)
-    np.testing.assert_allclose(grouped.loss(prediction, y), loss, rtol=1e-5)
+        loss += own_loss(expected, own_y)
+    np.testing.assert_allclose(jax.jit(grouped.loss)(prediction, y), loss, rtol=1e-5)
 
 
 def edit_method():

@@ -11,14 +11,12 @@ import torch
 from configs import base
 from dynvgd_jax.core.errors import UserError
 from dynvgd_jax.core.fields import set_fields
-from dynvgd_jax.steering.critics import kinds
+from dynvgd_jax.steering.critics import hl_gauss, kinds
 from dynvgd_jax.steering.critics.hl_gauss import (
     ROOM,
     Bins,
     cross_entropy,
-    expected,
     hl_gauss_critic,
-    project,
     start_logits,
 )
 from dynvgd_jax.steering.critics.mlp import CriticEnsemble, MeanTarget
@@ -32,6 +30,10 @@ from tests.steering.torch_critics import (
     learn,
     rows,
 )
+
+# Each compiled as one program.
+project = jax.jit(hl_gauss.project, static_argnums=1)
+expected = jax.jit(hl_gauss.expected, static_argnums=1)
 
 # Ten bins of 2; with three beyond either end the edges are -26, -24, ... 6.
 BINS = Bins(-20.0, 0.0, 10)
@@ -115,10 +117,10 @@ def test_target_by_hand():
     log_probs = project(jnp.array([[-10.0, -2.0, -9.0], [-12.0, -1.0, -9.0]]), BINS)
     reward, discount = jnp.array([-4.0, 5.0, -3.0]), jnp.array([0.5, 0.5, 0.0])
     # -4 - 6 = -10; 5 - 1 = 4 counts as v_max; an end: -3.
-    y = make().target(log_probs, reward, discount)
+    y = jax.jit(make().target)(log_probs, reward, discount)
     wanted = np.stack([gauss(-10.0), gauss(0.0), gauss(-3.0)])
     np.testing.assert_allclose(np.exp(y), wanted, atol=2e-5)
-    y = make(reduce="mean", clip=9.0).target(log_probs, reward, discount)
+    y = jax.jit(make(reduce="mean", clip=9.0).target)(log_probs, reward, discount)
     # -4 - 5.5 is clipped to -9.
     wanted = np.stack([gauss(-9.0), gauss(0.0), gauss(-3.0)])
     np.testing.assert_allclose(np.exp(y), wanted, atol=2e-5)
@@ -167,7 +169,7 @@ def test_loss_and_gradient_agree_with_torch():
     def loss_fn(logits):
         return cross_entropy(jax.nn.log_softmax(logits), project(jnp.float32(y), BINS))
 
-    loss, grad = jax.value_and_grad(loss_fn)(jnp.float32(logits))
+    loss, grad = jax.jit(jax.value_and_grad(loss_fn))(jnp.float32(logits))
     np.testing.assert_allclose(loss, wanted.item(), rtol=1e-5)
     np.testing.assert_allclose(grad, leaf.grad, atol=1e-6)
 
@@ -212,8 +214,9 @@ def test_the_mean_of_a_known_distribution_is_learned():
 def test_the_ends_of_the_range_keep_their_value_in_every_backup():
     """Without room beyond the end, a best return would sink, backup after backup."""
     critic, log_probs = make(1), project(jnp.array([[0.0, -20.0]]), BINS)
+    target = jax.jit(critic.target)
     for _ in range(50):
-        log_probs = critic.target(log_probs, jnp.zeros(2), jnp.ones(2))[None]
+        log_probs = target(log_probs, jnp.zeros(2), jnp.ones(2))[None]
     np.testing.assert_allclose(critic.mean(log_probs), [[0.0, -20.0]], atol=0.05)
     assert ROOM * BINS.width / (0.75 * BINS.width) == 4
 
@@ -231,8 +234,9 @@ def test_sizes_and_options_come_from_their_fields():
     log_probs = jax.jit(critic.predict)(params, *rows())
     assert log_probs.shape == (3, BATCH, 16)
     steps = log_probs, jnp.full(BATCH, -6.0), jnp.full(BATCH, 0.9)
-    np.testing.assert_array_equal(critic.target(*steps), wanted.target(*steps))
-    np.testing.assert_allclose(critic.mean(critic.target(*steps)), -9.0, atol=1e-3)
+    target, wanted_target = (jax.jit(c.target)(*steps) for c in (critic, wanted))
+    np.testing.assert_array_equal(target, wanted_target)
+    np.testing.assert_allclose(critic.mean(target), -9.0, atol=1e-3)
 
 
 @pytest.mark.parametrize(

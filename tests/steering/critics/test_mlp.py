@@ -20,6 +20,8 @@ from dynvgd_jax.steering.critics.mlp import (
 from tests.steering import reference
 
 OBS, ACT, BATCH = 5, 6, 7
+# Once compiled for all tests.
+apply = jax.jit(CriticEnsemble.apply, static_argnums=0)
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_critics_can_start_from_a_value(critics):
     ensemble, params = critics
     moved = init_ensemble(ensemble, jax.random.key(0), OBS, ACT, initial_value=-100.0)
     obs, act = (jnp.float32(x) for x in inputs())
-    q, moved_q = (ensemble.apply(p, obs, act) for p in (params, moved))
+    q, moved_q = (apply(ensemble, p, obs, act) for p in (params, moved))
     np.testing.assert_allclose(moved_q, q - 100.0, rtol=1e-6)
     for tree in (params, moved):
         del tree["params"]["critics"]["out"]["bias"]
@@ -68,7 +70,7 @@ def test_critics_can_start_from_a_value(critics):
 def test_forward_agrees_with_float64(critics):
     ensemble, params = critics
     obs, act = inputs()
-    q = ensemble.apply(params, jnp.float32(obs), jnp.float32(act))
+    q = apply(ensemble, params, jnp.float32(obs), jnp.float32(act))
     expected = reference.ensemble_q(reference.unstack(params), obs, act)
     assert q.shape == (4, BATCH)
     np.testing.assert_allclose(q, expected, atol=2e-6)
@@ -79,9 +81,8 @@ def test_input_gradient_agrees_with_hand_written_backward(critics, reduce):
     ensemble, params = critics
     obs, act = inputs(1)
     combine = {"min": jnp.min, "mean": jnp.mean}[reduce]
-    grad = jax.grad(
-        lambda a: combine(ensemble.apply(params, jnp.float32(obs), a), axis=0).sum()
-    )(jnp.float32(act))
+    value = lambda a: combine(ensemble.apply(params, obs, a), axis=0).sum()  # noqa: E731
+    grad = jax.jit(jax.grad(value))(jnp.float32(act))
     expected, _ = reference.value_gradient(reference.unstack(params), obs, act, reduce)
     np.testing.assert_allclose(grad, expected, atol=2e-6)
 
@@ -105,12 +106,12 @@ def test_vmapped_members_equal_a_loop(critics):
     ensemble, params = critics
     obs, act = inputs(3)
     obs, act = jnp.float32(obs), jnp.float32(act)
-    together = ensemble.apply(params, obs, act)
+    together = apply(ensemble, params, obs, act)
     single = CriticEnsemble(num=1, width=16, depth=3)
     for i in range(4):
         own = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], params)
         np.testing.assert_allclose(
-            single.apply(own, obs, act)[0], together[i], atol=1e-6
+            apply(single, own, obs, act)[0], together[i], atol=1e-6
         )
 
 
@@ -120,10 +121,14 @@ def test_gradients_of_few_and_of_many_rows(critics, rows):
     ensemble, params = critics
     rng = np.random.default_rng(4)
     obs, act = rng.normal(size=(rows, OBS)), rng.normal(size=(rows, ACT))
-    apply = lambda p, a: ensemble.apply(p, jnp.float32(obs), a)  # noqa: E731
-    q, pull_back = jax.vjp(apply, params, jnp.float32(act))
-    dq = rng.normal(size=q.shape)
-    of_params, of_action = pull_back(jnp.float32(dq))
+    dq = rng.normal(size=(4, rows))
+
+    @jax.jit
+    def gradients(params, action):
+        q_fn = lambda p, a: ensemble.apply(p, jnp.float32(obs), a)  # noqa: E731
+        return jax.vjp(q_fn, params, action)[1](jnp.float32(dq))
+
+    of_params, of_action = gradients(params, jnp.float32(act))
     x, expected = np.concatenate([obs, act], -1), np.zeros_like(act)
     for i, critic in enumerate(reference.unstack(params)):
         _, tape = reference.critic_forward(critic, x)
@@ -161,9 +166,9 @@ def test_the_seam_is_these_functions(critics):
     critic = mean_critic(ensemble, OBS, ACT, MeanTarget("mean", 7.0))
     obs, act = (jnp.float32(x) for x in inputs())
     jax.tree.map(np.testing.assert_array_equal, critic.init(jax.random.key(0)), params)
-    q = ensemble.apply(params, obs, act)
-    np.testing.assert_array_equal(critic.predict(params, obs, act), q)
-    np.testing.assert_array_equal(critic.q(params, obs, act), q)
+    q = apply(ensemble, params, obs, act)
+    np.testing.assert_array_equal(jax.jit(critic.predict)(params, obs, act), q)
+    np.testing.assert_array_equal(jax.jit(critic.q)(params, obs, act), q)
     reward, discount = jnp.full(BATCH, 8.0), jnp.full(BATCH, 0.5)
     y = critic.target(q, reward, discount)
     np.testing.assert_array_equal(

@@ -7,13 +7,9 @@ import pytest
 import torch
 
 from configs import base
-from dynvgd_jax.steering.critics import kinds
+from dynvgd_jax.steering.critics import kinds, quantile
 from dynvgd_jax.steering.critics.mlp import CriticEnsemble, MeanTarget, init_ensemble
-from dynvgd_jax.steering.critics.quantile import (
-    quantile_critic,
-    quantile_loss,
-    quantile_target,
-)
+from dynvgd_jax.steering.critics.quantile import quantile_critic
 from tests.steering.torch_critics import (
     ACT,
     BATCH,
@@ -24,6 +20,10 @@ from tests.steering.torch_critics import (
     learn,
     rows,
 )
+
+# Each compiled as one program.
+quantile_loss = jax.jit(quantile.quantile_loss, static_argnums=2)
+quantile_target = jax.jit(quantile.quantile_target, static_argnums=3)
 
 # An exponential distribution below 0, 10,000 equally likely draws: the quantile at tau
 # is 20 log(tau), the mean -20.
@@ -111,9 +111,8 @@ def test_mean_and_mixture_by_hand():
     quantiles, y = rng.normal(size=(3, BATCH, 4)), rng.normal(size=(BATCH, 3))
     quantiles, y = jnp.float32(quantiles), jnp.float32(y)
     mixed = critic.mix(jnp.stack([y, y], axis=1))
-    np.testing.assert_allclose(
-        critic.loss(quantiles, mixed), critic.loss(quantiles, y), rtol=1e-6
-    )
+    loss = jax.jit(critic.loss)
+    np.testing.assert_allclose(loss(quantiles, mixed), loss(quantiles, y), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kappa", [0.3, 1.0, 20.0])
@@ -126,9 +125,8 @@ def test_loss_and_gradient_agree_with_torch(kappa, shape):
     leaf = torch.tensor(theta, requires_grad=True)
     expected = torch_loss(leaf, torch.tensor(y), kappa)
     expected.backward()
-    loss, grad = jax.value_and_grad(quantile_loss)(
-        jnp.float32(theta), jnp.float32(y), kappa
-    )
+    gradient = jax.jit(jax.value_and_grad(quantile.quantile_loss), static_argnums=2)
+    loss, grad = gradient(jnp.float32(theta), jnp.float32(y), kappa)
     np.testing.assert_allclose(loss, expected.item(), rtol=1e-5)
     np.testing.assert_allclose(grad, leaf.grad, atol=1e-6)
 
@@ -193,8 +191,8 @@ def test_sizes_and_options_come_from_their_fields():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), params, expected)
     quantiles = jax.jit(critic.predict)(params, *rows())
     assert quantiles.shape == (3, BATCH, 6)
-    y = critic.target(quantiles, jnp.zeros(BATCH), jnp.ones(BATCH))
+    y = jax.jit(critic.target)(quantiles, jnp.zeros(BATCH), jnp.ones(BATCH))
     np.testing.assert_array_equal(y, np.full((BATCH, 18), -9.0))
     np.testing.assert_array_equal(
-        critic.loss(quantiles, y), quantile_loss(quantiles, y, 2.0)
+        jax.jit(critic.loss)(quantiles, y), quantile_loss(quantiles, y, 2.0)
     )
