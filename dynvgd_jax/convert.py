@@ -32,6 +32,11 @@ import re
 import sys
 from pathlib import Path
 
+from dynvgd_jax.core.begin import main_of
+
+if __name__ == "__main__":  # first of all, as the packages below may be missing
+    sys.exit(main_of("dynvgd_jax.convert", "dynvgd_jax.convert")(sys.argv))
+
 # Read by XLA when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -201,7 +206,3 @@ def _report(output: str, result) -> None:
     for text in result.notes:
         note(f"{PROGRAM}: note: {text}")
     print(f"wrote {output}; {result.agreement()}")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

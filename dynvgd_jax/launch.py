@@ -38,6 +38,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from dynvgd_jax.core.begin import main_of
+
+if __name__ == "__main__":  # first of all, as the packages below may be missing
+    sys.exit(main_of("dynvgd_jax.launch", "dynvgd_jax.launch")(sys.argv))
+
 # Read by XLA when it is imported: no chatter.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -229,7 +234,3 @@ def _joined(command: Command) -> Iterator[None]:
         if not command.resume:
             processes.by_first(lambda: check_workdir(command.workdir))
         yield
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -13,6 +13,7 @@ from dynvgd_jax.core.command import run_command, run_main
 from dynvgd_jax.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ("launch", "convert", "audit", "evaluate", "report")
 
 
 def failing(error):
@@ -108,7 +109,7 @@ run_command("x.py", body)
     [
         ["launch.py"],
         ["convert_torch_ckpt.py"],
-        *(["-m", f"dynvgd_jax.{name}"] for name in ("audit", "evaluate", "report")),
+        *(["-m", f"dynvgd_jax.{name}"] for name in COMMANDS),
     ],
 )
 def test_an_environment_without_the_packages_is_one_line(command):
