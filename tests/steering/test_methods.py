@@ -55,7 +55,7 @@ def test_every_method_keeps_to_the_seam(name):
     shapes = state_shapes(method)
     jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), state, shapes)
     assert state.num_updates.dtype == jnp.int32 and int(state.num_updates) == 0
-    act = jax.jit(method.act)
+    act, value_of = jax.jit(method.act), method.value and jax.jit(method.value)
     for evaluating in (False, True):
         inputs = act_inputs(evaluating=evaluating)
         decision = act(state, params, inputs)
@@ -65,10 +65,10 @@ def test_every_method_keeps_to_the_seam(name):
         for metric, value in decision.metrics.items():
             assert metric.startswith("guide/") and np.shape(value) == ()
             assert np.isfinite(value), metric
-    if method.value is not None:
-        value = jax.jit(method.value)(state, inputs.obs, decision.chunk)
-        assert value.members.shape[1:] == value.combined.shape == (ENVS,)
-        assert value.weight.shape == (ENVS,) and state.td_error.shape == ()
+        if value_of is not None:
+            value = value_of(state, inputs.obs, decision.chunk)
+            assert value.members.shape[1:] == value.combined.shape == (ENVS,)
+            assert value.weight.shape == (ENVS,) and state.td_error.shape == ()
     assert method.trains == (name != "base")
 
 
